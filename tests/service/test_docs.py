@@ -26,6 +26,7 @@ def base_url(request: pytest.FixtureRequest, shared_service: Service) -> Iterato
 def visit(page: Page) -> Iterator[Visit]:
     visit = Visit(page)
     yield visit
+    page.wait_for_load_state("networkidle")
     assert visit.complaints == []
     assert len(visit.hosts) == 1, f"the page asked other hosts: {visit.hosts}"
 

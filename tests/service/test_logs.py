@@ -42,7 +42,7 @@ def test_one_json_line_per_request(database: Database, start_service: StartServi
         assert line["client"] == "127.0.0.1"
         duration = next(value for name, value in line.items() if name.startswith("duration"))
         assert 0 <= float(duration) < 5000
-        assert {"timestamp", "level"} <= set(line)
+        assert {"time", "level"} <= set(line)
     assert all(line[:1] == "{" for line in service.text.splitlines()), "a line is not JSON"
 
 

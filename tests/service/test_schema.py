@@ -117,7 +117,7 @@ def test_an_adopted_schema_is_a_fresh_schema(
 
 def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
     return database.execute(
-        "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "
+        "SELECT table_name, column_name, data_type FROM information_schema.columns "
         "WHERE table_schema = 'public' ORDER BY 1, 2"
     )
 

@@ -20,7 +20,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def chromium() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     assert program, f"no browser: none of {', '.join(PROGRAMS)} is on PATH"
-    rules = f"MAP {ELSEWHERE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE {ELSEWHERE}"
+    rules = f"MAP {ELSEWHERE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,
