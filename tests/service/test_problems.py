@@ -1,5 +1,6 @@
 """Every error that is not validation: its status, its headers, its body."""
 
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -7,7 +8,7 @@ import pytest
 
 from support.api import create_user, problem
 from support.databases import Database, PostgresDatabase
-from support.service import StartService
+from support.service import Service, StartService
 
 JSON = {"content-type": "application/json"}
 LIMIT = 1024 * 1024
@@ -49,13 +50,18 @@ def test_a_wrong_method(api: httpx.Client, method: str, path: str, allowed: str)
 
 @pytest.mark.parametrize(
     "content_type",
-    [None, "text/plain", "application/x-www-form-urlencoded", "application/xml", "?"],
+    ["text/plain", "application/x-www-form-urlencoded", "application/xml", "?"],
 )
-def test_a_wrong_content_type(api: httpx.Client, content_type: str | None) -> None:
-    headers = {"content-type": content_type} if content_type else {}
+def test_a_wrong_content_type(api: httpx.Client, content_type: str) -> None:
+    headers = {"content-type": content_type}
     for path in ("/users", "/posts"):
         body = problem(api.post(path, content=b'{"name": "x"}', headers=headers), 415)
         assert "application/json" in body["detail"], "the detail should say what is accepted"
+
+
+def test_no_content_type_is_taken_as_json(api: httpx.Client) -> None:
+    """As the predecessor does."""
+    assert api.post("/users", content=b'{"name": "x"}').status_code == 201
 
 
 def test_a_content_type_with_a_charset(api: httpx.Client) -> None:
@@ -87,6 +93,17 @@ def test_a_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("path", ["/users", "/posts"])
 def test_a_chunked_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
     problem(api.post(path, content=chunks(filled(LIMIT + 1)), headers=JSON), 413)
+
+
+def test_a_body_that_ends_too_early(shared_service: Service) -> None:
+    with socket.create_connection((shared_service.host, shared_service.port), timeout=10) as client:
+        client.sendall(
+            b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+            b'content-length: 100\r\n\r\n{"name"'
+        )
+        client.shutdown(socket.SHUT_WR)
+        said = client.recv(65536)
+    assert said.startswith(b"HTTP/1.1 400 ") or said == b"", said
 
 
 def test_the_limit_of_a_body_is_a_variable(

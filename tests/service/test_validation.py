@@ -9,7 +9,7 @@ from support.api import create_post, create_user, errors, problem
 
 BLANK = ["", " ", "\t\r\n", "\u00a0", "\u2003\u3000", "\u2028"]
 NOT_TEXT = [None, 5, 1.5, True, [], {}, ["text"]]
-NOT_AN_ID = [None, "1", "x", 1.5, True, [], {}, -1, 2**63, -(2**63) - 1, 10**400]
+NOT_AN_ID = [None, "1", "x", 1.5, True, [], {}, -1, 2**63, -(2**63) - 1, 2**64]
 JSON = {"content-type": "application/json"}
 
 
@@ -53,7 +53,7 @@ def test_nul_is_refused_on_every_database(api: httpx.Client, text: str) -> None:
 def test_what_is_not_text_is_not_taken_for_it(api: httpx.Client, value: Any) -> None:
     detail = errors(api.post("/users", json={"name": value}))["#/name"]
     assert "name" in detail
-    assert "string" in detail
+    assert "text" in detail
     answer = api.post("/posts", json={"user_id": 1, "content": value})
     assert "content" in errors(answer)["#/content"]
 
@@ -63,7 +63,9 @@ def test_what_is_not_an_id_is_not_taken_for_it(api: httpx.Client, value: Any) ->
     answer = api.post("/posts", json={"user_id": value, "content": "x"})
     detail = errors(answer)["#/user_id"]
     assert "user_id" in detail
-    assert "integer" in detail
+    assert "number" in detail
+    if type(value) in (int, float):
+        assert str(2**63 - 1) in detail
 
 
 def test_a_missing_field_is_named(api: httpx.Client) -> None:
@@ -102,6 +104,7 @@ def test_an_id_in_the_path_that_is_none(api: httpx.Client, path: str, value: str
         b'{"name": "\xff"}',
         b'{"name": "\\ud800"}',
         b'{"name": NaN}',
+        b'{"name": "x", "user_id": 1' + b"0" * 400 + b', "content": "x"}',
         b"\xef\xbb\xbf{}",
         b"[" * 50_000,
         b'{"name":' * 50_000,
