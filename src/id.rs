@@ -58,7 +58,7 @@ impl ParseFromParameter for Id {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
         match value.parse() {
             Ok(id @ 0..) if value.bytes().all(|b| b.is_ascii_digit()) => Ok(Self(id)),
-            _ => Err(ParseError::custom(format!("it is {value}: give {}", Self::RANGE))),
+            _ => Err(ParseError::custom(Self::RANGE)),
         }
     }
 }
@@ -66,7 +66,7 @@ impl ParseFromParameter for Id {
 impl ParseFromJSON for Id {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         let id = value.as_ref().and_then(Value::as_number).and_then(Self::from_number);
-        id.ok_or_else(|| ParseError::custom(format!("give {}", Self::RANGE)))
+        id.ok_or_else(|| ParseError::custom(Self::RANGE))
     }
 }
 

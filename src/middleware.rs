@@ -162,8 +162,16 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         self.app.metrics.requests_in_flight.inc();
         let origin = self.allowed_origin(request.headers());
+        let without_slash = uri.path().strip_suffix('/').filter(|path| self.route(path).is_some());
         let mut response = if let Some(methods) = preflight(&request, origin.as_ref(), route) {
             methods
+        } else if let (None, Some(path)) = (route, without_slash) {
+            // As the predecessor does. Relative, so that it works under a prefix.
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Response::builder()
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .header(header::LOCATION, format!("../{name}"))
+                .finish()
         } else {
             request.set_data(self.max_body_bytes);
             let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();

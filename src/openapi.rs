@@ -11,7 +11,7 @@ use poem::{
     http::{StatusCode, header},
     web::Data,
 };
-use poem_openapi::{ApiResponse, LicenseObject, OpenApiService, Tags, types::Type};
+use poem_openapi::{ApiResponse, ExtraHeader, OpenApi, OpenApiService, Tags, types::Type};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -97,12 +97,21 @@ impl Kind for NotReady {
 
 /// The API with its document and pages, and every path with its methods.
 pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
-    let api =
-        (Users(app.clone()), Posts(app.clone()), Health(app.clone()), MetricsApi(app.clone()));
+    let api = (
+        Users(app.clone()),
+        Posts(app.clone()),
+        Health(app.clone()),
+        MetricsApi(app.clone()),
+        Index,
+    );
     // The server is where the document is, so that the pages work under any host and prefix.
     let api = OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
         .description("Users and their posts. Every error is an `application/problem+json`.")
-        .license(LicenseObject::new("MIT OR Apache-2.0").identifier("MIT OR Apache-2.0"))
+        .license(env!("CARGO_PKG_LICENSE"))
+        .extra_response_header::<String, _>(
+            ExtraHeader::new("X-Request-Id")
+                .description("The request's id: the one that was sent, or a new one."),
+        )
         .server("./");
     let spec = api.spec();
     let mut paths = paths(&spec);
@@ -117,7 +126,7 @@ pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
     }
     paths.push(("/".to_owned(), "GET, HEAD".to_owned()));
-    let route = route.at("/", get(to_docs)).nest_no_strip("/", api);
+    let route = route.nest("/", api);
     (route.into_endpoint().map_to_response(), paths)
 }
 
@@ -174,11 +183,19 @@ fn serve(request: &Request, Data(document): Data<&Arc<Document>>) -> Response {
     }
 }
 
-/// Relative, so that it works under a prefix.
-#[handler]
-fn to_docs() -> Response {
-    Response::builder()
-        .status(StatusCode::TEMPORARY_REDIRECT)
-        .header(header::LOCATION, "docs")
-        .finish()
+struct Index;
+
+#[derive(ApiResponse)]
+enum ToDocs {
+    #[oai(status = 307)]
+    See(#[oai(header = "Location")] String),
+}
+
+#[OpenApi]
+impl Index {
+    #[oai(path = "/", method = "get", hidden)]
+    async fn index(&self) -> ToDocs {
+        // Relative, so that it works under a prefix.
+        ToDocs::See("docs".into())
+    }
 }

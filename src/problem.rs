@@ -11,16 +11,16 @@ use poem_openapi::{
     ApiResponse, Object,
     error::{ContentTypeError, ParsePathError},
     registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
-    types::Type,
+    types::{Example, Type},
 };
 use sea_orm::DbErr;
 use serde::Serialize;
 
-use crate::{database, middleware};
+use crate::{database, id::Id, middleware};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
-#[oai(read_only_all)]
+#[oai(example, read_only_all)]
 pub struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is.
     #[oai(rename = "type", validator(pattern = "^about:blank$"))]
@@ -36,19 +36,30 @@ pub struct Problem {
     /// The request's id, as in the header `X-Request-Id` and in the service's log.
     request_id: String,
     /// For a request that is not valid: each thing that is wrong with it.
-    #[oai(skip_serializing_if_is_empty)]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<Invalid>,
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<Vec<Invalid>>,
     #[oai(skip)]
     #[serde(skip)]
     retry_after: bool,
+}
+
+impl Example for Problem {
+    fn example() -> Self {
+        let detail = "name is blank: give a text of 1 to 200 characters".into();
+        Self {
+            instance: "/users".into(),
+            request_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+            ..Self::invalid(vec![Invalid { pointer: "#/name".into(), detail }])
+        }
+    }
 }
 
 /// One thing that is wrong with a request.
 #[derive(Clone, Debug, Object, Serialize)]
 #[oai(read_only_all)]
 pub struct Invalid {
-    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/NAME`.
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`.
     pub pointer: String,
     /// What is wrong there.
     pub detail: String,
@@ -65,7 +76,7 @@ impl Problem {
             detail: detail.into(),
             instance: String::new(),
             request_id: String::new(),
-            errors: Vec::new(),
+            errors: None,
             retry_after: false,
         }
     }
@@ -73,7 +84,7 @@ impl Problem {
     /// 422 with everything that is wrong.
     pub fn invalid(errors: Vec<Invalid>) -> Self {
         let detail = errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>().join("; ");
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+        Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// 503. A client is told to try again only if nothing has reached the database: the answer to
@@ -94,9 +105,10 @@ impl Problem {
         if let Some(problem) = error.downcast_ref::<Self>() {
             return problem.clone();
         }
-        if let Some(ParsePathError { name, reason }) = error.downcast_ref() {
-            let detail = format!("{name} is not valid: {reason}");
-            return Self::invalid(vec![Invalid { pointer: format!("#/path/{name}"), detail }]);
+        if error.is::<ParsePathError>() {
+            // Every parameter in a path is an id; poem-openapi has forgotten its name by now.
+            let detail = format!("the id in the path must be {}", Id::RANGE);
+            return Self::invalid(vec![Invalid { pointer: "#/path/id".into(), detail }]);
         }
         if error.is::<NotFoundError>() {
             return Self::new(StatusCode::NOT_FOUND, "there is nothing here; the API is at /docs");
