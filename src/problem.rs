@@ -70,14 +70,14 @@ impl Problem {
         }
     }
 
-    /// 422 with everything that is wrong.
+    /// A 422 with everything that is wrong.
     pub fn invalid(errors: Vec<Invalid>) -> Self {
         let detail = errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>().join("; ");
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// 503. A client is told to try again only if nothing has reached the database: the answer to
-    /// an insert may be lost, but not the insert.
+    /// A 503. A client is told to try again only if nothing has reached the database: the answer
+    /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
             retry_after: !middleware::statement_noted(),
@@ -115,7 +115,7 @@ impl Problem {
         Self::internal()
     }
 
-    /// 500. The cause is for the log alone.
+    /// A 500. The cause is for the log alone.
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
