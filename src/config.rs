@@ -63,7 +63,7 @@ config! {
     /// `text`, `json`, or `auto`: text on a terminal, else json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
-    rust_log: String = "info",
+    rust_log: String = "info,sqlx=warn",
 }
 
 impl Config {

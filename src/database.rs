@@ -55,7 +55,7 @@ struct Connector {
 #[derive(Clone)]
 enum Options {
     Postgres(Box<PgConnectOptions>),
-    Sqlite(SqliteConnectOptions),
+    Sqlite(Box<SqliteConnectOptions>),
 }
 
 enum Connection {
@@ -225,7 +225,7 @@ impl Database {
                     file.lock().map(|()| file)
                 });
                 let lock = lock.await.expect("no panic").map_err(|e| connection_error(e.into()))?;
-                let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options);
+                let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
                 apply_migrations(pool.into()).await?;
                 drop(lock);
                 Ok(())
@@ -361,7 +361,7 @@ impl Options {
             "sqlite" => {
                 let options: SqliteConnectOptions =
                     url.parse().map_err(|e| reason(&connection_error(e)))?;
-                Ok(Self::Sqlite(
+                Ok(Self::Sqlite(Box::new(
                     options
                         .create_if_missing(true)
                         .journal_mode(SqliteJournalMode::Wal)
@@ -369,7 +369,7 @@ impl Options {
                         .foreign_keys(true)
                         .busy_timeout(config.database_statement_timeout_seconds.0)
                         .disable_statement_logging(),
-                ))
+                )))
             }
             _ => Err(format!("it begins with {scheme}:, neither sqlite: nor postgres:")),
         }

@@ -112,7 +112,8 @@ async fn serve(config: Config) -> Result<(), String> {
         // Still accepting: whoever balances the load first has to see that we are no longer ready.
         sleep(grace / 10).await;
         stop.send(deadline).ok();
-        std::future::pending().await
+        terminated().await;
+        Err("stopped at once by a second signal".into())
     };
     tokio::select! {
         ended = life => ended,

@@ -10,8 +10,8 @@ use poem::{
 use poem_openapi::{
     ApiResponse, Object,
     error::{ContentTypeError, ParsePathError},
-    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
-    types::{Example, Type},
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, Registry},
+    types::{ToJSON, Type},
 };
 use sea_orm::DbErr;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::{database, id::Id, middleware};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
-#[oai(example, read_only_all)]
+#[oai(read_only_all)]
 pub struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is.
     #[oai(rename = "type", validator(pattern = "^about:blank$"))]
@@ -42,17 +42,6 @@ pub struct Problem {
     #[oai(skip)]
     #[serde(skip)]
     retry_after: bool,
-}
-
-impl Example for Problem {
-    fn example() -> Self {
-        let detail = "name is blank: give a text of 1 to 200 characters".into();
-        Self {
-            instance: "/users".into(),
-            request_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
-            ..Self::invalid(vec![Invalid { pointer: "#/name".into(), detail }])
-        }
-    }
 }
 
 /// One thing that is wrong with a request.
@@ -81,14 +70,14 @@ impl Problem {
         }
     }
 
-    /// 422 with everything that is wrong.
+    /// A 422 with everything that is wrong.
     pub fn invalid(errors: Vec<Invalid>) -> Self {
         let detail = errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>().join("; ");
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// 503. A client is told to try again only if nothing has reached the database: the answer to
-    /// an insert may be lost, but not the insert.
+    /// A 503. A client is told to try again only if nothing has reached the database: the answer
+    /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
             retry_after: !middleware::statement_noted(),
@@ -126,12 +115,25 @@ impl Problem {
         Self::internal()
     }
 
-    /// 500. The cause is for the log alone.
+    /// A 500. The cause is for the log alone.
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "something went wrong here; the log has more under this request's id",
         )
+    }
+
+    fn example(status: StatusCode, detail: &str) -> Self {
+        let mut example = match status {
+            StatusCode::UNPROCESSABLE_ENTITY => Self::invalid(vec![Invalid {
+                pointer: "#/name".into(),
+                detail: "name is blank: give a text of 1 to 200 characters".into(),
+            }]),
+            _ => Self::new(status, detail),
+        };
+        example.instance = "/users".into();
+        example.request_id = "4bf92f3577b34da6a3ce929d0e0e4736".into();
+        example
     }
 
     pub fn response(mut self, instance: &str, request_id: &str) -> Response {
@@ -201,7 +203,10 @@ impl<K: Kind> ApiResponse for Failure<K> {
             status_range: None,
             content: vec![MetaMediaType {
                 content_type: CONTENT_TYPE,
-                schema: Problem::schema_ref(),
+                schema: Problem::schema_ref().merge(MetaSchema {
+                    example: Problem::example(*status, description).to_json(),
+                    ..MetaSchema::ANY
+                }),
             }],
             headers: if *status == StatusCode::SERVICE_UNAVAILABLE {
                 vec![MetaHeader {
