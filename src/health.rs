@@ -21,6 +21,8 @@ type Text = PlainText<&'static str>;
 #[OpenApi(tag = "Tag::Operations")]
 impl Health {
     /// Is the process alive?
+    ///
+    /// Says nothing about the database: starting again would not cure that.
     #[oai(path = "/livez", method = "get", operation_id = "livez")]
     async fn livez(&self) -> Text {
         PlainText("ok\n")

@@ -104,6 +104,8 @@ pub struct Posts(pub Arc<App>);
 #[OpenApi(tag = "Tag::Posts")]
 impl Posts {
     /// Create a post
+    ///
+    /// The user must exist.
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
@@ -129,6 +131,8 @@ impl Posts {
     }
 
     /// Read a post
+    ///
+    /// A post is never changed, so neither is the answer.
     #[oai(path = "/posts/:id", method = "get", operation_id = "read_post")]
     async fn read(
         &self,
