@@ -55,7 +55,7 @@ impl Example for Post {
             post_id: Id(1),
             content: "This is my first post!".into(),
             user_id: Id(1),
-            created_time: "2024-12-14T10:35:00.123456".into(),
+            created_time: clock::EXAMPLE.into(),
         }
     }
 }

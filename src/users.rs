@@ -48,7 +48,7 @@ struct User {
 
 impl Example for User {
     fn example() -> Self {
-        let created_time = "2024-12-14T10:30:00.123456".into();
+        let created_time = clock::EXAMPLE.into();
         User { id: Id(1), name: "John Doe".into(), created_time }
     }
 }
