@@ -1,7 +1,9 @@
 """Every error that is not validation: its status, its headers, its body."""
 
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,7 +41,7 @@ def test_an_unknown_path(api: httpx.Client, method: str, path: str) -> None:
         ("/", "GET"),
     ],
 )
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "PROPFIND", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
 def test_a_wrong_method(api: httpx.Client, method: str, path: str, allowed: str) -> None:
     answer = api.request(method, path)
     problem(answer, 405)
@@ -88,6 +90,27 @@ def test_a_body_at_the_limit(api: httpx.Client) -> None:
 def test_a_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
     body = problem(api.post(path, content=filled(LIMIT + 1), headers=JSON), 413)
     assert str(LIMIT) in body["detail"].replace(",", ""), "the detail should say what the limit is"
+
+
+@pytest.mark.parametrize("megabytes", [2, 12])
+def test_curl_hears_that_its_body_is_too_large(
+    shared_service: Service, tmp_path: Path, megabytes: int
+) -> None:
+    """Which takes a service that reads on for a while: curl sends before it listens."""
+    body = tmp_path / "body"
+    body.write_bytes(filled(megabytes * LIMIT))
+    for expect in ("Expect:", "Expect: 100-continue"):
+        curl = subprocess.run(
+            [
+                *("curl", "--silent", "--show-error", "--http1.1", "-H", expect),
+                *("-H", "Content-Type: application/json", "--data-binary", f"@{body}"),
+                *("--write-out", "\n%{http_code}", f"{shared_service.url}/users"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert curl.stdout.endswith("\n413"), f"{expect}: {curl.stdout} {curl.stderr}"
 
 
 @pytest.mark.parametrize("path", ["/users", "/posts"])
