@@ -116,7 +116,7 @@ fn api(app: &Arc<App>) -> OpenApiService<impl OpenApi + use<>, ()> {
 
 /// The API with its document and pages, and every path with its methods.
 pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
-    let pages: [(&str, &str, fn(&Arc<App>) -> String); 4] = [
+    let pages: [(&str, &str, Render); 4] = [
         ("/docs", "text/html; charset=utf-8", swagger_ui),
         ("/redoc", "text/html; charset=utf-8", redoc),
         ("/openapi.json", "application/json", |app| api(app).spec()),
@@ -166,11 +166,13 @@ fn yaml(app: &Arc<App>) -> String {
     api(app).spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
 }
 
+type Render = fn(&Arc<App>) -> String;
+
 /// A page of up to 1.6 MB, made when it is first asked for.
 struct Page {
     app: Arc<App>,
     content_type: &'static str,
-    render: fn(&Arc<App>) -> String,
+    render: Render,
     made: OnceLock<(Bytes, String)>,
 }
 
