@@ -1,5 +1,6 @@
 """Every error that is not validation: its status, its headers, its body."""
 
+import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -176,3 +177,41 @@ def test_a_panic_is_a_500_and_the_process_lives_on(
     assert create_user(service.client)["id"] > user["id"]
     series = 'http_requests_total{method="GET",route="/users/{id}",status="500"} 20'
     assert series in service.client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /users HTTP/1.1\r\ncontent-type: text/plain", b"415"),
+        (b"POST /nowhere HTTP/1.1\r\ncontent-type: application/json", b"404"),
+        (b"PUT /users HTTP/1.1\r\ncontent-type: application/json", b"405"),
+        (b"POST /users/ HTTP/1.1\r\ncontent-type: application/json", b"307"),
+        (b"GET /livez HTTP/1.1\r\ncontent-type: application/json", b"200"),
+    ],
+    ids=["415", "404", "405", "307", "200"],
+)
+def test_a_connection_lives_on_or_says_that_it_ends(
+    shared_service: Service, head: bytes, status: bytes
+) -> None:
+    """A body that is not of interest arrives after its header, as most clients and proxies send
+    it. If the connection then ended without a word, the next request on it would be lost."""
+    body = b'{"name": "x"}'
+    with socket.create_connection((shared_service.host, shared_service.port), timeout=10) as client:
+        client.sendall(head + b"\r\nhost: wiki\r\ncontent-length: %d\r\n\r\n" % len(body))
+        client.settimeout(0.3)
+        try:
+            first = client.recv(65536)
+        except TimeoutError:
+            first = b""
+        client.settimeout(10)
+        with contextlib.suppress(OSError):
+            client.sendall(body)
+        first = first or client.recv(65536)
+        assert first.startswith(b"HTTP/1.1 " + status)
+        if b"connection: close" in first.lower():
+            return
+        second = b""
+        with contextlib.suppress(OSError):
+            client.sendall(b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n")
+            second = client.recv(65536)
+        assert second.startswith(b"HTTP/1.1 200"), "the connection ended without a word"
