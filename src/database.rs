@@ -7,6 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
+use futures_util::{FutureExt, TryFutureExt};
 use migration::{Migrator, MigratorTrait};
 use prometheus::IntCounter;
 use sea_orm::{
@@ -23,7 +24,7 @@ use sea_orm::{
 use sea_query_sqlx::SqlxValues;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{config::Config, middleware};
@@ -132,7 +133,7 @@ impl Database {
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(100);
         loop {
-            let error = match self.migrate().await {
+            let error = match self.migrate(deadline).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_permanent(&error) => {
                     return Err(format!("{name}: {}", reason(&error)));
@@ -196,28 +197,27 @@ impl Database {
         }
     }
 
-    async fn migrate(&self) -> Result<(), DbErr> {
+    async fn migrate(&self, deadline: Instant) -> Result<(), DbErr> {
         match self.pool.manager().options.clone() {
             Options::Postgres(options) => {
                 // Replicas that start together take turns. The lock ends with its connection.
-                let mut lock = timeout(CONNECT_TIMEOUT, options.connect())
-                    .await
-                    .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-                    .map_err(connection_error)?;
-                sqlx::query("SELECT pg_advisory_lock($1)")
+                let connected = options.connect().map_err(connection_error);
+                let soon = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+                let mut lock = by(soon, connected).await?;
+                let locked = sqlx::query("SELECT pg_advisory_lock($1)")
                     .bind(MIGRATION_LOCK)
                     .execute(&mut lock)
-                    .await
-                    .map_err(query_error)?;
+                    .map_err(query_error);
+                by(deadline, locked).await?;
                 let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(*options);
-                apply_migrations(pool.into()).await?;
+                apply_migrations(pool.into(), deadline).await?;
                 lock.close().await.map_err(query_error)
             }
             Options::Sqlite(options) => {
                 // A lock of another kind than SQLite's own, which closing this file would release:
                 // no connection of ours is open on it yet.
                 let file = options.get_filename().to_owned();
-                let lock = tokio::task::spawn_blocking(move || {
+                let locked = tokio::task::spawn_blocking(move || {
                     let file = std::fs::OpenOptions::new()
                         .create(true)
                         .truncate(false)
@@ -225,11 +225,12 @@ impl Database {
                         .open(file)?;
                     file.lock().map(|()| file)
                 });
-                let lock = lock.await.expect("no panic").map_err(|e| connection_error(e.into()))?;
+                let locked = locked
+                    .map(|finished| finished.expect("no panic"))
+                    .map_err(|error| connection_error(error.into()));
+                let _lock = by(deadline, locked).await?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
-                apply_migrations(pool.into()).await?;
-                drop(lock);
-                Ok(())
+                apply_migrations(pool.into(), deadline).await
             }
         }
     }
@@ -377,16 +378,25 @@ impl Options {
     }
 }
 
-async fn apply_migrations(connection: DatabaseConnection) -> Result<(), DbErr> {
-    // Nothing to do is the usual case, and needs no right to change the schema.
-    let applied = Migrator::get_migration_models(&connection).await.map_or(0, |m| m.len());
-    let result = if applied < Migrator::migrations().len() {
-        Migrator::up(&connection, None).await
-    } else {
-        Ok(())
-    };
-    connection.close().await.ok();
-    result
+async fn apply_migrations(connection: DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {
+    // Nothing to do is the usual case, and needs no right to change the schema. Not to be able to
+    // tell means that the table of migrations is not there.
+    let applied = Migrator::get_migration_models(&connection).map(Ok);
+    let applied = by(deadline, applied).await?.map_or(0, |models| models.len());
+    if applied < Migrator::migrations().len() {
+        Migrator::up(&connection, None).await?;
+    }
+    connection.close().await
+}
+
+/// What comes of `future`, or an error once `deadline` has passed.
+async fn by<T>(
+    deadline: Instant,
+    future: impl Future<Output = Result<T, DbErr>>,
+) -> Result<T, DbErr> {
+    timeout_at(deadline, future)
+        .await
+        .unwrap_or_else(|_| Err(connection_error(io::Error::from(io::ErrorKind::TimedOut).into())))
 }
 
 fn connection_error(error: sqlx::Error) -> DbErr {
