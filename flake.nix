@@ -1,0 +1,47 @@
+{
+  description = "A wiki API, and the images, chart and cluster it runs in";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ];
+      forAllSystems =
+        f:
+        lib.genAttrs systems (
+          system:
+          let
+            pkgs = nixpkgs.legacyPackages.${system};
+          in
+          f pkgs (pkgs.newScope self.packages.${system})
+        );
+    in
+    {
+      packages = forAllSystems (
+        pkgs: callPackage:
+        {
+          default = self.packages.${pkgs.stdenv.hostPlatform.system}.wiki-service;
+          wiki-service = callPackage ./nix/wiki-service.nix { };
+        }
+        // (
+          if pkgs.stdenv.hostPlatform.isLinux then
+            {
+              wiki-image = callPackage ./nix/wiki-image.nix { };
+            }
+          else
+            {
+              inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] pkgs.stdenv.hostPlatform.system})
+                wiki-image
+                ;
+            }
+        )
+      );
+    };
+}
