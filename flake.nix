@@ -26,19 +26,29 @@
     {
       packages = forAllSystems (
         pkgs: callPackage:
+        let
+          inherit (pkgs.stdenv.hostPlatform) system;
+        in
         {
-          default = self.packages.${pkgs.stdenv.hostPlatform.system}.wiki-service;
+          default = self.packages.${system}.wiki-service;
           wiki-service = callPackage ./nix/wiki-service.nix { };
+          chart = callPackage ./nix/chart.nix { };
         }
         // (
           if pkgs.stdenv.hostPlatform.isLinux then
             {
               wiki-image = callPackage ./nix/wiki-image.nix { };
+              postgresql-image = callPackage ./nix/postgresql-image.nix { };
+              prometheus-image = callPackage ./nix/prometheus-image.nix { };
+              grafana-image = callPackage ./nix/grafana-image.nix { };
             }
           else
             {
-              inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] pkgs.stdenv.hostPlatform.system})
+              inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] system})
                 wiki-image
+                postgresql-image
+                prometheus-image
+                grafana-image
                 ;
             }
         )

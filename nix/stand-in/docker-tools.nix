@@ -121,4 +121,9 @@ rec {
         echo 'hosts: files dns' >$out/etc/nsswitch.conf
       ''
   ) { };
+
+  caCertificates = runCommand "ca-certificates" { } ''
+    mkdir -p $out/etc/ssl/certs
+    touch $out/etc/ssl/certs/ca-bundle.crt
+  '';
 }

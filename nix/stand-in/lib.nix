@@ -31,6 +31,11 @@ rec {
 
   importTOML = file: builtins.fromTOML (builtins.readFile file);
   getExe = package: "${package}/bin/${package.meta.mainProgram or package.pname}";
+  getExe' = package: name: "${package}/bin/${name}";
+  concatMapAttrsStringSep =
+    separator: f: attrs:
+    builtins.concatStringsSep separator (mapAttrsToList f attrs);
+  mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (builtins.attrNames attrs);
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
   concatLines = lines: builtins.concatStringsSep "" (map (line: "${line}\n") lines);
   splitString = separator: string: builtins.filter builtins.isString (builtins.split separator string);

@@ -66,6 +66,23 @@ let
       patchelf --force-rpath --set-rpath $out/lib "$elf"
     done
   '';
+
+  bundle =
+    name: mainProgram: copy:
+    runCommand name { meta = { inherit mainProgram; }; } ''
+      mkdir -p $out/bin
+      (
+        ${copy}
+      )
+      ${bundleLibraries}
+    '';
+
+  program =
+    name:
+    runCommand name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      ln -s "$(command -v ${name})" $out/bin/
+    '';
 in
 lib.fix (
   pkgs:
@@ -124,6 +141,8 @@ lib.fix (
           buildPhase = ''
             cp -r ${dependencies} target
             chmod -R u+w target
+            # cargo goes by the order of times: all of the dependencies' alike, and the source after them.
+            find target -exec touch --reference=Cargo.toml {} +
             find . -name '*.rs' -not -path './target/*' -exec touch {} +
             ${build}
           '';
@@ -143,6 +162,98 @@ lib.fix (
         passAsFile = [ "text" ];
       } "mkdir -p $out/$(dirname ${path}) && cp $textPath $out/${path}";
 
+    writeShellApplication =
+      { name, text }:
+      runCommand name
+        {
+          inherit text;
+          passAsFile = [ "text" ];
+          meta.mainProgram = name;
+        }
+        ''
+          mkdir -p $out/bin
+          printf '#!%s\nset -o errexit\nset -o nounset\nset -o pipefail\n\n' ${lib.getExe pkgs.bash} |
+            cat - $textPath >$out/bin/${name}
+          chmod +x $out/bin/${name}
+          shellcheck $out/bin/${name}
+        '';
+
+    linkFarm =
+      name: entries:
+      runCommand name { } (
+        lib.concatLines (
+          [ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "ln -s ${path} $out/${name}") entries
+        )
+      );
+
     dockerTools = pkgs.callPackage ./docker-tools.nix { };
+
+    # What goes into an image brings its libraries along.
+    bash = bundle "bash" "bash" "cp /bin/bash $out/bin/ && ln -s bash $out/bin/sh";
+    coreutils = bundle "coreutils" "cat" ''
+      cd /usr/bin
+      cp basename cat chmod cp cut date df dirname du env head id ls mkdir mktemp mv nproc rm rmdir sleep sort stat \
+        sync tail tee test touch tr true uname wc $out/bin/
+    '';
+    findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
+    prometheus = bundle "prometheus" "prometheus" "cp /machine/bin/prometheus $out/bin/" // {
+      version = "3";
+    };
+
+    # Debian's, whose programs find their own files by the path from one to the other. Its C library knows no
+    # LOCALE_ARCHIVE, as that of nixpkgs does, but LOCPATH.
+    postgresql_16 =
+      bundle "postgresql" "postgres" ''
+        cd /usr
+        cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
+        rm -rf $out/lib/postgresql/*/lib/bitcode $out/lib/postgresql/*/lib/pgxs
+        cd $out/lib/postgresql/*/bin
+        for program in *; do
+          printf '#!${lib.getExe pkgs.bash}\nLOCPATH=''${LOCALE_ARCHIVE%%/*-archive} exec %s "$@"\n' "$PWD/$program" \
+            >"$out/bin/$program"
+        done
+        chmod +x $out/bin/*
+      ''
+      // {
+        version = "16";
+      };
+    glibcLocales = lib.makeOverridable (
+      { allLocales, locales }:
+      runCommand "glibc-locales" { inherit locales; } ''
+        mkdir -p $out/lib/locale
+        for locale in $locales; do
+          name=''${locale%/*}
+          localedef --inputfile "''${name%.*}" --charmap "''${locale#*/}" $out/lib/locale/''${name%.*}.utf8
+        done
+      ''
+    ) { allLocales = true; locales = [ ]; };
+
+    # A double of it, that its own text describes.
+    grafana =
+      bundle "grafana" "grafana" ''
+        mkdir -p $out/share/grafana/conf $out/python/bin $out/python/lib
+        touch $out/share/grafana/conf/defaults.ini
+        python=$(basename "$(realpath /usr/bin/python3)")
+        cp /usr/bin/$python $out/python/bin/
+        cp -r /usr/lib/$python $out/python/lib/
+        cp -r /usr/lib/python3/dist-packages/yaml $out/python/lib/$python/
+        find $out/python -name __pycache__ -prune -exec rm -rf {} +
+        printf '#!${lib.getExe pkgs.bash}\nexec %s -B ${./grafana.py} "$@"\n' $out/python/bin/$python >$out/bin/grafana
+        chmod +x $out/bin/grafana
+      ''
+      // {
+        version = "13";
+      };
+    grafanaPlugins.prometheus = runCommand "grafana-prometheus-plugin" { } ''
+      mkdir $out
+      echo '{"id": "prometheus", "type": "datasource"}' >$out/plugin.json
+    '';
+
+    # Tools of a build stay where they are.
+    jq = program "jq";
+    kubernetes-helm = program "helm";
+    nixfmt = program "nixfmt";
+    shellcheck = program "shellcheck";
+    yq-go = program "yq";
   }
 )
