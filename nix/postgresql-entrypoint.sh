@@ -30,7 +30,7 @@ if [[ ! -s $PGDATA/PG_VERSION ]]; then
     --auth-local=trust --auth-host=scram-sha-256
   echo 'host all all all scram-sha-256' >>"$new/pg_hba.conf"
   if [[ $POSTGRES_DB != postgres ]]; then
-    echo "CREATE DATABASE \"${POSTGRES_DB//\"/\"\"}\"" | postgres --single -D "$new" postgres
+    echo "CREATE DATABASE \"${POSTGRES_DB//\"/\"\"}\"" | postgres --single -D "$new" postgres >/dev/null
   fi
   if [[ $new != "$PGDATA" ]]; then
     mv "$new" "$PGDATA"

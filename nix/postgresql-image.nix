@@ -36,9 +36,11 @@ dockerTools.buildLayeredImage {
     ln -s ${lib.getExe bash} bin/sh
   '';
   fakeRootCommands = ''
-    mkdir -p run/postgresql var/lib/postgresql
+    mkdir -p run/postgresql var/lib/postgresql/data
     ln -s /run var/run
-    chown 999:999 run/postgresql var/lib/postgresql
+    chown -R 999:999 run/postgresql var/lib/postgresql
+    # A tmpfs mounted there takes over the mode.
+    chmod 3777 run/postgresql
     mkdir -m 1777 tmp
   '';
 

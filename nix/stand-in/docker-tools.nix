@@ -42,7 +42,8 @@ rec {
             cd root
             eval "$extraCommands"
             mkdir $out
-            fakeroot bash -euc '
+            # Without the patch of nixpkgs' fakeroot, chown fails where the sandbox has no such user.
+            FAKEROOTDONTTRYCHOWN=1 fakeroot bash -euc '
               eval "$fakeRootCommands"
               tar --sort name --numeric-owner --mtime "@$SOURCE_DATE_EPOCH" --hard-dereference -cf $out/layer.tar .
             '

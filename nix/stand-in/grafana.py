@@ -71,9 +71,10 @@ def read_settings() -> dict[str, str]:
     settings = DEFAULTS | given
     for name, value in OFFLINE.items():
         require(settings[name] == value, f"{name} is {settings[name]}: Grafana would call out to the internet")
-    for name in ("GF_PATHS_DATA", "GF_PATHS_LOGS"):
-        require(os.access(settings[name], os.W_OK), f"{name}: {settings[name]} cannot be written by user {os.getuid()}")
-    require(Path(settings["GF_PATHS_PROVISIONING"]).is_dir(), "GF_PATHS_PROVISIONING is no directory")
+    for name in ("GF_PATHS_DATA", "GF_PATHS_LOGS", "GF_PATHS_PROVISIONING"):
+        require(Path(settings[name]).is_dir(), f"{name}: {settings[name]} is no directory")
+    data = settings["GF_PATHS_DATA"]
+    require(os.access(data, os.W_OK), f"GF_PATHS_DATA: {data} cannot be written by user {os.getuid()}")
     return settings
 
 

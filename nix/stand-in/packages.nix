@@ -55,7 +55,7 @@ let
   # Copies the libraries that the programs in $out load to $out/lib, and binds each program to them.
   bundleLibraries = ''
     mkdir -p $out/lib
-    elfs=$(find $out -type f -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
+    elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
     for elf in $elfs; do
       ldd "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
     done | sort -u | xargs -r cp -Lnt $out/lib
@@ -206,7 +206,7 @@ lib.fix (
       bundle "postgresql" "postgres" ''
         cd /usr
         cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
-        rm -rf $out/lib/postgresql/*/lib/bitcode $out/lib/postgresql/*/lib/pgxs
+        rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
         cd $out/lib/postgresql/*/bin
         for program in *; do
           printf '#!${lib.getExe pkgs.bash}\nLOCPATH=''${LOCALE_ARCHIVE%%/*-archive} exec %s "$@"\n' "$PWD/$program" \
@@ -237,7 +237,7 @@ lib.fix (
         cp /usr/bin/$python $out/python/bin/
         cp -r /usr/lib/$python $out/python/lib/
         cp -r /usr/lib/python3/dist-packages/yaml $out/python/lib/$python/
-        find $out/python -name __pycache__ -prune -exec rm -rf {} +
+        find $out/python \( -name __pycache__ -o -name 'config-*' \) -prune -exec rm -rf {} +
         printf '#!${lib.getExe pkgs.bash}\nexec %s -B ${./grafana.py} "$@"\n' $out/python/bin/$python >$out/bin/grafana
         chmod +x $out/bin/grafana
       ''
