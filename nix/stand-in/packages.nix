@@ -196,9 +196,19 @@ lib.fix (
         sync tail tee test touch tr true uname wc $out/bin/
     '';
     findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
-    prometheus = bundle "prometheus" "prometheus" "cp /machine/bin/prometheus $out/bin/" // {
-      version = "3";
-    };
+    # patchelf spoils what Go's linker made: started by way of the loader instead.
+    prometheus =
+      runCommand "prometheus" { meta.mainProgram = "prometheus"; } ''
+        mkdir -p $out/bin $out/lib
+        cp /machine/bin/prometheus $out/lib/
+        ldd /machine/bin/prometheus | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p' | xargs cp -Lt $out/lib
+        printf '#!${lib.getExe pkgs.bash}\nexec %s --library-path %s %s "$@"\n' \
+          $out/lib/ld-linux-*.so.* $out/lib $out/lib/prometheus >$out/bin/prometheus
+        chmod +x $out/bin/prometheus
+      ''
+      // {
+        version = "3";
+      };
 
     # Debian's, whose programs find their own files by the path from one to the other. Its C library knows no
     # LOCALE_ARCHIVE, as that of nixpkgs does, but LOCPATH.
