@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use poem::http::Uri;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
@@ -59,7 +60,7 @@ config! {
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas
     trusted_proxies: List<Network> = "",
     /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
-    cors_allowed_origins: List<String> = "",
+    cors_allowed_origins: List<Origin> = "",
     /// `text`, `json`, or `auto`: text on a terminal, else json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
@@ -80,7 +81,7 @@ impl Config {
             set.into_iter()
                 .find(|(name, value)| read([(name.clone(), value.clone())].into()).is_err())
                 .map_or(error.to_string(), |(name, value)| {
-                    format!("{name}={value} is not valid: {error}; see wiki-service --help")
+                    format!("{name}={value:?} is not valid: {error}; see wiki-service --help")
                 })
         })
     }
@@ -161,6 +162,23 @@ impl std::str::FromStr for Network {
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
             .map(Self)
             .map_err(|_| "give an address or a network such as 10.0.0.0/8")
+    }
+}
+
+/// An origin as browsers send it, such as `https://example.org`, or `*`.
+#[derive(Clone)]
+pub struct Origin(pub String);
+
+impl std::str::FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri = text.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some());
+        match uri.and_then(|uri| uri.authority().map(|host| text.ends_with(host.as_str()))) {
+            Some(true) => Ok(Self(text.to_owned())),
+            _ if text == "*" => Ok(Self(text.to_owned())),
+            _ => Err("give an origin such as https://example.org, or *"),
+        }
     }
 }
 

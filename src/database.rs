@@ -74,6 +74,7 @@ impl managed::Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<Pooled, sqlx::Error> {
+        tracing::debug!("opening a connection to the database");
         let connection = match &self.options {
             Options::Postgres(options) => {
                 let mut connection = options.connect().await?;
@@ -233,32 +234,27 @@ impl Database {
         }
     }
 
-    async fn acquire(&self) -> Result<Object<Connector>, DbErr> {
-        match timeout(self.acquire_timeout, self.pool.get()).await {
-            Ok(Ok(pooled)) => Ok(pooled),
-            Ok(Err(PoolError::Backend(error))) => Err(connection_error(error)),
-            Ok(Err(_)) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
-            Err(_) => {
-                self.acquire_timeouts.inc();
-                Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))
-            }
-        }
-    }
-
     /// Runs one statement on a free connection, within the limits.
     async fn run<T, F>(&self, is_write: bool, statement: F) -> Result<T, DbErr>
     where
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
-        let _turn = match &self.writer {
-            Some(writer) if is_write => Some(
-                timeout(self.acquire_timeout, writer.acquire())
-                    .await
-                    .map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?,
-            ),
-            _ => None,
+        let ready = async {
+            let turn = match &self.writer {
+                Some(writer) if is_write => writer.acquire().await.ok(),
+                _ => None,
+            };
+            Ok((turn, self.pool.get().await?))
         };
-        let mut pooled = self.acquire().await?;
+        let (_turn, mut pooled) = match timeout(self.acquire_timeout, ready).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(PoolError::Backend(error))) => return Err(connection_error(error)),
+            Ok(Err(_)) => return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
+            Err(_) => {
+                self.acquire_timeouts.inc();
+                return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
+            }
+        };
         middleware::note_statement();
         pooled.unanswered = true;
         let limit = self.statement_timeout + SERVER_HEAD_START;
@@ -351,6 +347,11 @@ impl Options {
                     authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
                 if !has_password && !config.pgpassword.is_empty() {
                     options = options.password(&config.pgpassword);
+                }
+                let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+                for file in parameters.split('&').filter_map(|p| p.strip_prefix("sslrootcert=")) {
+                    // sqlx would look for it only when it connects, and not say what it looked for.
+                    std::fs::metadata(file).map_err(|e| format!("sslrootcert={file}: {e}"))?;
                 }
                 let options = options.application_name("wiki-service").disable_statement_logging();
                 Ok(Self::Postgres(Box::new(options)))

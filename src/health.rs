@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem_openapi::{OpenApi, payload::PlainText};
+use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
 use tokio::time::timeout;
 
 use crate::{
@@ -16,21 +16,30 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Health(pub Arc<App>);
 
-type Text = PlainText<&'static str>;
+#[derive(ApiResponse)]
+enum Fine {
+    /// Yes.
+    #[oai(status = 200)]
+    Yes(PlainText<&'static str>),
+}
+
+const YES: Fine = Fine::Yes(PlainText("ok\n"));
 
 #[OpenApi(tag = "Tag::Operations")]
 impl Health {
     /// Is the process alive?
+    ///
+    /// Says nothing about the database: starting again would not cure that.
     #[oai(path = "/livez", method = "get", operation_id = "livez")]
-    async fn livez(&self) -> Text {
-        PlainText("ok\n")
+    async fn livez(&self) -> Fine {
+        YES
     }
 
     /// Is the process alive?
     ///
     /// The same as `/livez`.
     #[oai(path = "/healthz", method = "get", operation_id = "healthz")]
-    async fn healthz(&self) -> Text {
+    async fn healthz(&self) -> Fine {
         self.livez().await
     }
 
@@ -39,12 +48,12 @@ impl Health {
     /// That is: the service is neither starting nor stopping, the database answers, and its schema
     /// is this version's.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
-    async fn readyz(&self) -> Result<Text, Failure<NotReady>> {
+    async fn readyz(&self) -> Result<Fine, Failure<NotReady>> {
         if self.0.is(Phase::Stopping) {
             return Err(Problem::unavailable("the service is stopping").into());
         }
         match timeout(CHECK_TIMEOUT, self.0.database()?.check()).await {
-            Ok(Ok(())) => Ok(PlainText("ok\n")),
+            Ok(Ok(())) => Ok(YES),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Problem::unavailable("the database does not answer").into()),
         }

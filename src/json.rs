@@ -184,7 +184,7 @@ impl<T: Type + Serialize> Payload for Json<T> {
 impl<T: Type + Serialize> ApiResponse for Json<T> {
     fn meta() -> MetaResponses {
         let response = MetaResponse {
-            description: "",
+            description: "It was found.",
             status: Some(200),
             status_range: None,
             content: media_types::<T>(),

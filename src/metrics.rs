@@ -109,6 +109,8 @@ enum Figures {
 #[OpenApi(tag = "Tag::Operations")]
 impl MetricsApi {
     /// Figures for Prometheus
+    ///
+    /// Users and posts created, requests and their durations by route, database pool, process.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
     async fn metrics(&self) -> Figures {
         Figures::Text(PlainText(self.0.metrics.render(self.0.raw_database())))

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::{
     app::App,
-    config::{Config, Network},
+    config::{Config, Network, Origin},
     problem::Problem,
 };
 
@@ -61,7 +61,7 @@ pub struct Middleware<E> {
     request_timeout: Duration,
     max_body_bytes: MaxBodyBytes,
     trusted_proxies: Vec<Network>,
-    cors_allowed_origins: Vec<String>,
+    cors_allowed_origins: Vec<Origin>,
 }
 
 /// A path of the API such as `/users/{id}`.
@@ -127,7 +127,7 @@ impl<E> Middleware<E> {
     /// The request's origin, if its pages may call the API.
     fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
-        let allowed = |o: &String| o == "*" || o.as_bytes() == origin.as_bytes();
+        let allowed = |o: &Origin| o.0 == "*" || o.0.as_bytes() == origin.as_bytes();
         self.cors_allowed_origins.iter().any(allowed).then(|| origin.clone())
     }
 }

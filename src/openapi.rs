@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    app::App, health::Health, json::Json, metrics::MetricsApi, posts::Posts, problem::Kind,
+    app::App, clock, health::Health, json::Json, metrics::MetricsApi, posts::Posts, problem::Kind,
     users::Users,
 };
 
@@ -114,14 +114,18 @@ pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<
         )
         .server("./");
     let spec = api.spec();
+    // YAML 1.1 takes a bare time for more than a text.
+    let yaml = api.spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE));
     let mut paths = paths(&spec);
     let mut route = Route::new();
     for (path, content_type, body) in [
         ("/docs", "text/html; charset=utf-8", swagger_ui(&api.swagger_ui_html())),
         ("/redoc", "text/html; charset=utf-8", redoc(&api.redoc_html())),
         ("/openapi.json", "application/json", spec),
-        ("/openapi.yaml", "application/yaml", api.spec_yaml()),
+        ("/openapi.yaml", "application/yaml", yaml),
     ] {
+        // 2^63, which the ids stay below, as a whole number: YAML 1.1 takes the other for a text.
+        let body = body.replace("9.223372036854776e18", "9223372036854775808");
         route = route.at(path, get(serve).data(Arc::new(Document::new(content_type, body))));
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
     }

@@ -55,7 +55,7 @@ impl Example for Post {
             post_id: Id(1),
             content: "This is my first post!".into(),
             user_id: Id(1),
-            created_time: "2024-12-14T10:35:00.123456".into(),
+            created_time: clock::EXAMPLE.into(),
         }
     }
 }
@@ -104,6 +104,8 @@ pub struct Posts(pub Arc<App>);
 #[OpenApi(tag = "Tag::Posts")]
 impl Posts {
     /// Create a post
+    ///
+    /// The user must exist.
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
@@ -129,6 +131,8 @@ impl Posts {
     }
 
     /// Read a post
+    ///
+    /// A post is never changed, so neither is the answer.
     #[oai(path = "/posts/:id", method = "get", operation_id = "read_post")]
     async fn read(
         &self,

@@ -48,7 +48,7 @@ struct User {
 
 impl Example for User {
     fn example() -> Self {
-        let created_time = "2024-12-14T10:30:00.123456".into();
+        let created_time = clock::EXAMPLE.into();
         User { id: Id(1), name: "John Doe".into(), created_time }
     }
 }
@@ -89,6 +89,8 @@ pub struct Users(pub Arc<App>);
 #[OpenApi(tag = "Tag::Users")]
 impl Users {
     /// Create a user
+    ///
+    /// Two users may have the same name.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
     async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
         let user = entity::ActiveModel {
@@ -102,6 +104,8 @@ impl Users {
     }
 
     /// Read a user
+    ///
+    /// The same as `/user/{id}`.
     #[oai(path = "/users/:id", method = "get", operation_id = "read_user")]
     async fn read(
         &self,

@@ -60,7 +60,6 @@ def test_everything_has_words_and_examples(document: dict[str, Any]) -> None:
         for method, operation in item.items():
             name = f"{method} {path}"
             assert operation.get("summary"), f"{name} has no summary"
-            assert operation.get("description"), f"{name} has no description"
             for parameter in operation.get("parameters", []):
                 assert parameter.get("description"), f"{name}: {parameter['name']} is not described"
             for status, response in operation["responses"].items():
@@ -69,12 +68,8 @@ def test_everything_has_words_and_examples(document: dict[str, Any]) -> None:
         for name, field in definition.get("properties", {}).items():
             assert field.get("description"), f"{schema}.{name} has no description"
     for schema in ("User", "Post"):
-        fields = next(
-            definition["properties"]
-            for name, definition in document["components"]["schemas"].items()
-            if name == schema
-        )
-        assert all("example" in field or "examples" in field for field in fields.values()), schema
+        definition = document["components"]["schemas"][schema]
+        assert set(definition["example"]) == set(definition["properties"]), schema
 
 
 def test_errors_are_documented_as_problems(document: dict[str, Any]) -> None:

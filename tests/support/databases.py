@@ -159,16 +159,16 @@ class Postgres:
 
     def pause(self) -> None:
         """Stops every process of it, as a hung disk or a frozen machine would."""
-        for process in self._family():
-            process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        for process in self._family():
-            process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
-    def _family(self) -> list[psutil.Process]:
+    def _signal(self, number: signal.Signals) -> None:
         postmaster = psutil.Process(self.process.pid)
-        return [postmaster, *postmaster.children(recursive=True)]
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def stop(self) -> None:
         """A fast shutdown: sessions are ended. `start` brings it back with its data."""
