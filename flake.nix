@@ -53,5 +53,25 @@
             }
         )
       );
+
+      apps = forAllSystems (
+        pkgs: _: {
+          default = {
+            type = "app";
+            program = lib.getExe self.packages.${pkgs.stdenv.hostPlatform.system}.wiki-service;
+            meta.description = "The service, on a SQLite file in the current directory";
+          };
+        }
+      );
+
+      checks = forAllSystems (_: callPackage: callPackage ./nix/checks.nix { });
+
+      devShells = forAllSystems (
+        _: callPackage: {
+          default = callPackage ./nix/dev-shell.nix { };
+        }
+      );
+
+      formatter = forAllSystems (pkgs: _: pkgs.nixfmt-tree);
     };
 }

@@ -29,7 +29,9 @@ dockerTools.buildLayeredImage {
       "org.opencontainers.image.title" = wiki-service.pname;
       "org.opencontainers.image.description" = wiki-service.meta.description;
       "org.opencontainers.image.version" = wiki-service.version;
-      "org.opencontainers.image.licenses" = "MIT OR Apache-2.0";
+      "org.opencontainers.image.licenses" = lib.concatMapStringsSep " OR " (
+        license: license.spdxId
+      ) wiki-service.meta.license;
     };
   };
 }

@@ -1,7 +1,7 @@
 { lib, rustPlatform }:
 
 let
-  manifest = (lib.importTOML ../Cargo.toml);
+  manifest = lib.importTOML ../Cargo.toml;
 in
 rustPlatform.buildRustPackage {
   pname = manifest.package.name;

@@ -38,7 +38,8 @@ rec {
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (builtins.attrNames attrs);
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
   concatLines = lines: builtins.concatStringsSep "" (map (line: "${line}\n") lines);
-  splitString = separator: string: builtins.filter builtins.isString (builtins.split separator string);
+  splitString =
+    separator: string: builtins.filter builtins.isString (builtins.split separator string);
   toLower = string: string; # our names are in lower case
   inherit hasPrefix;
   hasSuffix =
@@ -54,10 +55,29 @@ rec {
     in
     x;
   makeOverridable = f: args: f args // { override = new: makeOverridable f (args // new); };
+  concatMapStringsSep =
+    separator: f: list:
+    builtins.concatStringsSep separator (map f list);
+  optionalAttrs = condition: attrs: if condition then attrs else { };
   optionalString = condition: string: if condition then string else "";
   subtractLists = remove: builtins.filter (x: !builtins.elem x remove);
 
   fileset = {
+    fileFilter =
+      wanted: path:
+      let
+        entries = builtins.readDir path;
+        here = name: path + "/${name}";
+        ofEntry =
+          name:
+          if entries.${name} == "directory" then
+            fileset.fileFilter wanted (here name)
+          else if wanted { hasExt = extension: hasSuffix ".${extension}" name; } then
+            [ (here name) ]
+          else
+            [ ];
+      in
+      concatMap ofEntry (builtins.attrNames entries);
     unions = concatMap (path: if builtins.isList path then path else [ path ]);
     toSource =
       { root, fileset }:
@@ -69,18 +89,20 @@ rec {
           name = "source";
           path = root;
           filter =
-            path: _:
-            any (
-              file: path == file || hasPrefix "${file}/" path || hasPrefix "${path}/" file
-            ) wanted;
+            path: _: any (file: path == file || hasPrefix "${file}/" path || hasPrefix "${path}/" file) wanted;
         };
       };
   };
 
-  licenses = genAttrs [
-    "mit"
-    "asl20"
-  ] (spdxId: { inherit spdxId; });
+  licenses =
+    genAttrs
+      [
+        "mit"
+        "asl20"
+      ]
+      (spdxId: {
+        inherit spdxId;
+      });
 
   systems.flakeExposed = [
     "x86_64-linux"
