@@ -52,6 +52,13 @@
                 ;
             }
         )
+      )
+      // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
+        system:
+        lib.mapAttrs (
+          name: _:
+          throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}"
+        ) self.packages.x86_64-linux
       );
 
       apps = forAllSystems (

@@ -70,11 +70,16 @@ def read_settings() -> dict[str, str]:
     require(not unknown, f"no such setting: {', '.join(sorted(unknown))}")
     settings = DEFAULTS | given
     for name, value in OFFLINE.items():
-        require(settings[name] == value, f"{name} is {settings[name]}: Grafana would call out to the internet")
+        require(
+            settings[name] == value,
+            f"{name} is {settings[name]}: Grafana would call out to the internet",
+        )
     for name in ("GF_PATHS_DATA", "GF_PATHS_LOGS", "GF_PATHS_PROVISIONING"):
         require(Path(settings[name]).is_dir(), f"{name}: {settings[name]} is no directory")
     data = settings["GF_PATHS_DATA"]
-    require(os.access(data, os.W_OK), f"GF_PATHS_DATA: {data} cannot be written by user {os.getuid()}")
+    require(
+        os.access(data, os.W_OK), f"GF_PATHS_DATA: {data} cannot be written by user {os.getuid()}"
+    )
     return settings
 
 
@@ -89,15 +94,24 @@ def provisioned(settings: dict[str, str], kind: str, key: str) -> list[dict]:
 
 
 def read_datasources(settings: dict[str, str]) -> dict[str, dict]:
-    plugins = {json.loads(file.read_text())["id"] for file in Path(settings["GF_PATHS_PLUGINS"]).glob("*/plugin.json")}
+    plugins = {
+        json.loads(file.read_text())["id"]
+        for file in Path(settings["GF_PATHS_PLUGINS"]).glob("*/plugin.json")
+    }
     datasources = {}
     for source in provisioned(settings, "datasources", "datasources"):
         for key in ("name", "type", "url", "uid", "access"):
             require(source.get(key), f"datasource {source}: no {key}")
-        require(source["type"] in plugins, f"datasource {source['name']}: no plugin {source['type']} among {plugins}")
+        require(
+            source["type"] in plugins,
+            f"datasource {source['name']}: no plugin {source['type']} among {plugins}",
+        )
         require(source["uid"] not in datasources, f"datasource uid {source['uid']} twice")
         datasources[source["uid"]] = source
-    require(sum(bool(source.get("isDefault")) for source in datasources.values()) <= 1, "two default datasources")
+    require(
+        sum(bool(source.get("isDefault")) for source in datasources.values()) <= 1,
+        "two default datasources",
+    )
     return datasources
 
 
@@ -108,7 +122,9 @@ def check_datasources_of(node: object, known: set[str], where: str) -> None:
     elif isinstance(node, dict):
         source = node.get("datasource")
         if isinstance(source, dict) and not str(source.get("uid", "")).startswith("$"):
-            require(source.get("uid") in known, f"{where}: no datasource with uid {source.get('uid')}")
+            require(
+                source.get("uid") in known, f"{where}: no datasource with uid {source.get('uid')}"
+            )
         for value in node.values():
             check_datasources_of(value, known, where)
 
@@ -116,10 +132,15 @@ def check_datasources_of(node: object, known: set[str], where: str) -> None:
 def read_dashboards(settings: dict[str, str], datasources: dict[str, dict]) -> dict[str, dict]:
     dashboards = {}
     for provider in provisioned(settings, "dashboards", "providers"):
-        require(provider.get("type", "file") == "file", f"dashboard provider {provider}: type is not file")
+        require(
+            provider.get("type", "file") == "file",
+            f"dashboard provider {provider}: type is not file",
+        )
         path = Path((provider.get("options") or {}).get("path", ""))
         files = sorted(path.glob("*.json"))
-        require(path.is_absolute() and files, f"dashboard provider {provider}: no dashboards in {path}")
+        require(
+            path.is_absolute() and files, f"dashboard provider {provider}: no dashboards in {path}"
+        )
         for file in files:
             dashboard = json.loads(file.read_text())
             for key in ("uid", "title", "panels", "schemaVersion"):
@@ -137,7 +158,9 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--packaging", required=True)
     arguments = parser.parse_args()
-    require((arguments.homepath / "conf/defaults.ini").exists(), "--homepath has no conf/defaults.ini")
+    require(
+        (arguments.homepath / "conf/defaults.ini").exists(), "--homepath has no conf/defaults.ini"
+    )
     require(arguments.config.exists(), f"no {arguments.config}")
 
     settings = read_settings()

@@ -59,7 +59,9 @@ def store_layer(paths: list[str]) -> bytes:
         tar.addfile(directory("nix/store"))
         for path in paths:
             root = pathlib.Path(path)
-            files = [root] if root.is_symlink() or root.is_file() else sorted([root, *root.rglob("*")])
+            files = (
+                [root] if root.is_symlink() or root.is_file() else sorted([root, *root.rglob("*")])
+            )
             for file in files:
                 info = fixed(tar.gettarinfo(file))
                 if info.islnk():

@@ -94,15 +94,10 @@ rec {
       };
   };
 
-  licenses =
-    genAttrs
-      [
-        "mit"
-        "asl20"
-      ]
-      (spdxId: {
-        inherit spdxId;
-      });
+  licenses = {
+    mit.spdxId = "MIT";
+    asl20.spdxId = "Apache-2.0";
+  };
 
   systems.flakeExposed = [
     "x86_64-linux"
