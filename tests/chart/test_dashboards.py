@@ -1,10 +1,10 @@
-"""The dashboards as files: what a reader of them relies on. Their queries are run against a release elsewhere."""
+"""The dashboards as files. That their queries return data is seen on a release."""
 
 import json
 from typing import Any
 
 import pytest
-from chart.tools import CHART, Helm
+from support.helm import CHART, Helm
 
 FILES = sorted((CHART / "dashboards").glob("*.json"))
 DASHBOARD = pytest.mark.parametrize(
