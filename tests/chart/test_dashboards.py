@@ -1,10 +1,12 @@
 """The dashboards as files. That their queries return data is seen on a release."""
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.helm import CHART, Helm
+from support.helm import CHART, Helm, go
 
 FILES = sorted((CHART / "dashboards").glob("*.json"))
 DASHBOARD = pytest.mark.parametrize(
@@ -16,6 +18,15 @@ def test_the_documented_address_leads_to_the_creation_dashboard() -> None:
     creation = json.loads((CHART / "dashboards" / "creation.json").read_text())
     assert creation["uid"] == "creation-dashboard-678"
     assert creation["title"].lower() == "creation"
+
+
+@pytest.mark.timeout(600)
+def test_grafanas_own_types_read_them_without_loss() -> None:
+    reader = Path(__file__).parent / "dashboards"
+    done = subprocess.run(
+        [go(), "run", ".", *FILES], cwd=reader, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @DASHBOARD

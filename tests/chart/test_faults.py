@@ -131,7 +131,9 @@ def small_volume(cluster: Cluster, directory: Path, megabytes: int) -> Iterator[
                                 {
                                     "key": "kubernetes.io/hostname",
                                     "operator": "In",
-                                    "values": [node["metadata"]["labels"]["kubernetes.io/hostname"]],
+                                    "values": [
+                                        node["metadata"]["labels"]["kubernetes.io/hostname"]
+                                    ],
                                 }
                             ]
                         }
@@ -175,7 +177,9 @@ def test_a_full_volume_is_an_alert_and_no_corruption(
         )
 
         def refused() -> bool:
-            answer = release.client.post("/posts", json={"user_id": ada["id"], "content": "x" * 9000})
+            answer = release.client.post(
+                "/posts", json={"user_id": ada["id"], "content": "x" * 9000}
+            )
             assert answer.status_code in (201, 500, 503), answer.text
             return answer.status_code != 201
 
@@ -195,8 +199,13 @@ def test_a_full_volume_is_an_alert_and_no_corruption(
 
         remove = ["exec", database, "--", "rm", "/var/lib/postgresql/data/ballast"]
         wait_until(
-            lambda: "ballast" not in release.kubectl(*remove, check=False)
-            and release.cluster.run("test", "!", "-e", tmp_path / "volume/ballast", check=False).returncode == 0,
+            lambda: (
+                "ballast" not in release.kubectl(*remove, check=False)
+                and release.cluster.run(
+                    "test", "!", "-e", tmp_path / "volume/ballast", check=False
+                ).returncode
+                == 0
+            ),
             "the ballast to be gone",
             seconds=120,
             every=1,
@@ -207,7 +216,15 @@ def test_a_full_volume_is_an_alert_and_no_corruption(
         release.create_user("after")
         # reads every row and index entry
         release.kubectl(
-            *("exec", database, "--", "pg_dump", "--username=wikiuser", "--dbname=wikidb", "--file=/dev/null")
+            *(
+                "exec",
+                database,
+                "--",
+                "pg_dump",
+                "--username=wikiuser",
+                "--dbname=wikidb",
+                "--file=/dev/null",
+            )
         )
         release.helm("uninstall", "--wait")
         release.kubectl("delete", "pvc", "--all", "--wait=false")

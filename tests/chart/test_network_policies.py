@@ -61,6 +61,7 @@ def test_the_ingress_controller_reaches_the_api_and_grafana(release: Release) ->
 
 def test_prometheus_reaches_the_api_and_the_kubelets(release: Release) -> None:
     with release.forward("service/wiki-release-prometheus", 9090) as url:
+
         def healthy() -> bool:
             found = httpx.get(f"{url}/api/v1/targets").json()["data"]["activeTargets"]
             return len(found) >= 4 and all(target["health"] == "up" for target in found)

@@ -198,7 +198,9 @@ def test_no_secret_is_seen(release: Release) -> None:
         release.cluster.run(
             release.helm_program, "get", "values", release.name, "--namespace", release.namespace
         ).stdout,
-        release.kubectl("get", "configmaps,pods,deployments,statefulsets,cronjobs", "--output=yaml"),
+        release.kubectl(
+            "get", "configmaps,pods,deployments,statefulsets,cronjobs", "--output=yaml"
+        ),
         *(
             release.kubectl("logs", "--tail=-1", f"--selector=app.kubernetes.io/component={part}")
             for part in PARTS
@@ -233,7 +235,9 @@ def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
     """The API's memory by its own word: a tenth of what the predecessor asked for."""
     with release.forward("service/wiki-release-api", 8000) as url:
         metrics = httpx.get(f"{url}/metrics").text
-    (line,) = (each for each in metrics.splitlines() if each.startswith("process_resident_memory_bytes "))
+    (line,) = (
+        each for each in metrics.splitlines() if each.startswith("process_resident_memory_bytes ")
+    )
     memory = float(line.split()[1])
     record_property("api_memory_bytes", memory)
     assert memory < 64 * 1024**2

@@ -95,11 +95,13 @@ def test_replicas_on_two_nodes_outlive_one_of_them(
         load.wait_for(20)
         cluster.run(*cluster.provider, "cut", second_node)
         wait_until(
-            lambda: sum(
-                pod["spec"].get("nodeName") == first and is_ready(pod)
-                for pod in release.pods("api")
-            )
-            == 2,
+            lambda: (
+                sum(
+                    pod["spec"].get("nodeName") == first and is_ready(pod)
+                    for pod in release.pods("api")
+                )
+                == 2
+            ),
             "both replicas on the node that is left",
             seconds=240,
             every=1,
@@ -110,7 +112,10 @@ def test_replicas_on_two_nodes_outlive_one_of_them(
         assert len(load.failures) == failures, "once the lost node is known, no request fails"
         cluster.run(*cluster.provider, "mend", second_node)
         wait_until(
-            lambda: len(release.pods("api")) == 2, "the cut off pod to be gone", seconds=120, every=1
+            lambda: len(release.pods("api")) == 2,
+            "the cut off pod to be gone",
+            seconds=120,
+            every=1,
         )
         load.wait_for(40)
     load.assert_nothing_lost()

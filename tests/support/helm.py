@@ -24,6 +24,13 @@ MODULES = {
 KUBE_VERSION = "1.34.0"
 
 
+def go() -> str:
+    beside_python = Path(sys.executable).parent / "go"
+    found = str(beside_python) if beside_python.exists() else shutil.which("go")
+    assert found, "no Go: it is one of the tests' Python packages, and is not on PATH either"
+    return found
+
+
 def path(name: str) -> Path:
     module, version = MODULES[name]
     return _cache / f"{name}-{version}" / Path(module).name
@@ -35,11 +42,8 @@ def install(name: str) -> Path:
     if not program.exists():
         module, version = MODULES[name]
         print(f"building {module}@{version}", flush=True)
-        beside_python = Path(sys.executable).parent / "go"
-        go = beside_python if beside_python.exists() else shutil.which("go")
-        assert go, "no Go: it is one of the tests' Python packages, and is not on PATH either"
         subprocess.run(
-            ["nice", go, "install", "-ldflags=-s -w", f"{module}@{version}"],
+            ["nice", go(), "install", "-ldflags=-s -w", f"{module}@{version}"],
             env=os.environ | {"GOBIN": str(program.parent), "CGO_ENABLED": "0"},
             check=True,
         )

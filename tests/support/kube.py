@@ -38,7 +38,11 @@ class Cluster:
         return os.environ | {"KUBECONFIG": self.kubeconfig}
 
     def run(
-        self, *command: str | Path, check: bool = True, stdin: str | None = None, seconds: float = 300
+        self,
+        *command: str | Path,
+        check: bool = True,
+        stdin: str | None = None,
+        seconds: float = 300,
     ) -> Result:
         done = subprocess.run(
             command,
@@ -64,7 +68,11 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
     """The first there is of WIKI_TEST_KUBE, a command that prints `export` lines, and k3d with a Docker."""
     if command := os.environ.get("WIKI_TEST_KUBE"):
         lines = subprocess.run(
-            command, shell=True, stdout=subprocess.PIPE, text=True, check=True  # noqa: S602 the user's own
+            command,
+            shell=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,  # noqa: S602 the user's own
         ).stdout
         given = dict(re.findall(r"export (\w+)=(.*)", lines))
         yield Cluster(
@@ -76,10 +84,15 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
     elif shutil.which("k3d") and _docker_runs():
         name, port = f"wiki-test-{os.getpid()}", free_port()
         ports = ["--no-lb", "-p", f"127.0.0.1:{port}:80@server:0:direct"]
-        subprocess.run(["k3d", "cluster", "create", name, *ports, "--kubeconfig-update-default=false"], check=True)
+        subprocess.run(
+            ["k3d", "cluster", "create", name, *ports, "--kubeconfig-update-default=false"],
+            check=True,
+        )
         kubeconfig = directory / "kubeconfig"
         try:
-            written = subprocess.run(["k3d", "kubeconfig", "get", name], check=True, stdout=subprocess.PIPE)
+            written = subprocess.run(
+                ["k3d", "kubeconfig", "get", name], check=True, stdout=subprocess.PIPE
+            )
             kubeconfig.write_bytes(written.stdout)
             load = ["k3d", "image", "import", "--cluster", name]
             yield Cluster(str(kubeconfig), f"http://127.0.0.1:{port}", load)
@@ -121,7 +134,13 @@ class Release:
 
     def helm(self, command: str, *arguments: str | Path, **options: Any) -> Result:
         return self.cluster.run(
-            self.helm_program, command, self.name, *arguments, "--namespace", self.namespace, **options
+            self.helm_program,
+            command,
+            self.name,
+            *arguments,
+            "--namespace",
+            self.namespace,
+            **options,
         )
 
     def install(
@@ -161,7 +180,12 @@ class Release:
             ["get", "pods", "--output=wide"],
             ["get", "events", "--sort-by=.lastTimestamp"],
             *(
-                ["logs", "--all-containers", "--tail=20", f"--selector=app.kubernetes.io/component={each}"]
+                [
+                    "logs",
+                    "--all-containers",
+                    "--tail=20",
+                    f"--selector=app.kubernetes.io/component={each}",
+                ]
                 for each in ("api", "postgresql", "prometheus", "grafana")
             ),
         ]
@@ -176,7 +200,10 @@ class Release:
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "labels": dict(each.split("=") for each in labels.split(","))},
+            "metadata": {
+                "name": name,
+                "labels": dict(each.split("=") for each in labels.split(",")),
+            },
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": False,
@@ -269,7 +296,9 @@ class Release:
                 return self.client.get("/user/1").status_code in (200, 404)
             return False
 
-        wait_until(answers, f"the API at {self.host} through the Ingress", seconds=seconds, every=0.2)
+        wait_until(
+            answers, f"the API at {self.host} through the Ingress", seconds=seconds, every=0.2
+        )
 
     @contextlib.contextmanager
     def load(self, workers: int = 4, rate: float = 40) -> Iterator["Load"]:
@@ -313,7 +342,9 @@ class Load:
 
     def wait_for(self, requests: int, seconds: float = 120) -> None:
         goal = len(self.acknowledged) + requests
-        wait_until(lambda: len(self.acknowledged) >= goal, f"{requests} more answers", seconds=seconds)
+        wait_until(
+            lambda: len(self.acknowledged) >= goal, f"{requests} more answers", seconds=seconds
+        )
 
     def stop(self) -> None:
         self._end.set()
@@ -325,8 +356,19 @@ class Load:
         """Every user whose creation was acknowledged is in the database."""
         release = self._release
         rows = release.kubectl(
-            *("exec", f"statefulset/{release.fullname}-postgresql", "--", "psql", "--username=wikiuser"),
-            *("--dbname=wikidb", "--tuples-only", "--no-align", "--command=select id, name from users"),
+            *(
+                "exec",
+                f"statefulset/{release.fullname}-postgresql",
+                "--",
+                "psql",
+                "--username=wikiuser",
+            ),
+            *(
+                "--dbname=wikidb",
+                "--tuples-only",
+                "--no-align",
+                "--command=select id, name from users",
+            ),
         )
         stored = {int(row.split("|")[0]): row.split("|")[1] for row in rows.splitlines()}
         lost = {key: name for key, name in self.acknowledged.items() if stored.get(key) != name}
