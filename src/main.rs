@@ -1,1 +1,170 @@
-fn main() {}
+//! wiki-service: users and their posts over HTTP, on SQLite or PostgreSQL.
+
+mod app;
+mod clock;
+mod config;
+mod database;
+mod health;
+mod id;
+mod json;
+mod metrics;
+mod middleware;
+mod openapi;
+mod posts;
+mod problem;
+mod server;
+mod telemetry;
+mod users;
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    app::{App, Phase},
+    config::Config,
+    database::Database,
+    middleware::Middleware,
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => start(serve),
+        ["migrate"] => start(migrate),
+        ["healthcheck"] => Config::from_env().and_then(|config| healthcheck(config.address())),
+        ["--help" | "-h"] => {
+            print!("{}", config::help());
+            Ok(())
+        }
+        ["--version" | "-V"] => {
+            println!("wiki-service {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => Err(format!("unknown arguments: {}; see wiki-service --help", arguments.join(" "))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wiki-service: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result<(), String> {
+    let config = Config::from_env()?;
+    telemetry::init(&config)?;
+    // Each connection takes a descriptor; the soft limit is often 1024.
+    rlimit::increase_nofile_limit(u64::MAX).ok();
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let result = runtime.block_on(run(config));
+    runtime.shutdown_background();
+    result
+}
+
+async fn migrate(config: Config) -> Result<(), String> {
+    let database = Database::new(&config)?;
+    database.prepare(config.startup_timeout_seconds.0).await?;
+    tracing::info!("{}: the schema is up to date", database.name());
+    Ok(())
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let app = Arc::new(App::new(Database::new(&config)?));
+    let address = config.address();
+    let listener = server::bind(address)
+        .map_err(|error| format!("cannot listen on {address} (LISTEN_ADDRESS, PORT): {error}"))?;
+    let url = local_url(listener.local_addr().unwrap_or(address));
+    tracing::info!("wiki-service {} at {url}", env!("CARGO_PKG_VERSION"));
+    tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
+    tracing::info!("{}", app.raw_database().name());
+
+    let (endpoint, paths) = openapi::routes(&app);
+    let endpoint = Middleware::new(app.clone(), &config, endpoint, paths);
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async { stopped.await.unwrap_or_else(|_| Instant::now()) };
+    let grace = config.shutdown_grace_seconds.0;
+    let startup = config.startup_timeout_seconds.0;
+    let server = server::serve(listener, endpoint, &config, stopped);
+
+    let life = async {
+        tokio::select! {
+            prepared = app.raw_database().prepare(startup) => prepared?,
+            () = terminated() => return Ok(()),
+        }
+        app.enter(Phase::Serving);
+        tracing::info!("ready");
+        terminated().await;
+        let deadline = Instant::now() + grace;
+        app.enter(Phase::Stopping);
+        tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
+        // Still accepting: whoever balances the load first has to see that we are no longer ready.
+        sleep(grace / 10).await;
+        stop.send(deadline).ok();
+        terminated().await;
+        Err("stopped at once by a second signal".into())
+    };
+    tokio::select! {
+        ended = life => ended,
+        () = server => {
+            app.raw_database().close().await;
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Done at the first SIGTERM or SIGINT from now on.
+async fn terminated() {
+    let mut terminate = signal(SignalKind::terminate()).expect("a signal that can be caught");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("a signal that can be caught");
+    tokio::select! {
+        _ = terminate.recv() => (),
+        _ = interrupt.recv() => (),
+    }
+}
+
+/// Where a browser on this machine finds `address`.
+fn local_url(address: SocketAddr) -> String {
+    let ip = address.ip();
+    if ip.is_unspecified() || ip.is_loopback() {
+        format!("http://localhost:{}", address.port())
+    } else {
+        format!("http://{address}")
+    }
+}
+
+/// Asks the service at `address` whether it is ready.
+fn healthcheck(address: SocketAddr) -> Result<(), String> {
+    let limit = Duration::from_secs(3);
+    let reachable = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let ask = || -> std::io::Result<String> {
+        let address = (reachable, address.port()).into();
+        let mut socket = TcpStream::connect_timeout(&address, limit)?;
+        socket.set_read_timeout(Some(limit))?;
+        socket
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    match ask() {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(answer) => Err(format!("not ready: {}", answer.lines().last().unwrap_or_default())),
+        Err(error) => Err(format!("no answer from {}: {error}", local_url(address))),
+    }
+}

@@ -1,0 +1,46 @@
+//! What the parts of the service share while it runs.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::{database::Database, metrics::Metrics, problem::Problem};
+
+pub struct App {
+    database: Database,
+    pub metrics: Metrics,
+    phase: AtomicU8,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Phase {
+    Starting,
+    Serving,
+    Stopping,
+}
+
+impl App {
+    pub fn new(database: Database) -> Self {
+        let metrics = Metrics::new(&database);
+        Self { database, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub fn is(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    /// The database, once it is reachable and migrated.
+    pub fn database(&self) -> Result<&Database, Problem> {
+        if self.is(Phase::Starting) {
+            return Err(Problem::unavailable("the service is starting: its database is not ready"));
+        }
+        Ok(&self.database)
+    }
+
+    /// The database as it is, reachable or not.
+    pub fn raw_database(&self) -> &Database {
+        &self.database
+    }
+}

@@ -1,0 +1,191 @@
+//! Configuration: environment variables, read once.
+
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use poem::http::Uri;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Declares each variable once: its field, its default as one would type it, and what `--help` says.
+macro_rules! config {
+    ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal,)+) => {
+        #[derive(Deserialize)]
+        pub struct Config {
+            $($(#[doc = $help])+ pub $field: $type,)+
+        }
+
+        /// Name, default and description of each variable.
+        const VARIABLES: &[(&str, &str, &[&str])] =
+            &[$((stringify!($field), $default, &[$($help),+])),+];
+    };
+}
+
+config! {
+    /// IP address to listen on; `::` is every address, IPv4 and IPv6
+    listen_address: IpAddr = "127.0.0.1",
+    /// TCP port to listen on
+    port: u16 = "8000",
+    /// sqlite://FILE or postgres://USER[:PASSWORD]@HOST[:PORT]/NAME; for TLS to PostgreSQL add
+    /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE
+    database_url: String = "sqlite://wiki.db",
+    /// Password for PostgreSQL, where DATABASE_URL has none
+    pgpassword: String = "",
+    /// Most connections to the database at a time
+    database_pool_size: NonZeroUsize = "8",
+    /// Longest wait for a free connection; after it the answer is 503
+    database_acquire_timeout_seconds: Seconds = "0.8",
+    /// Longest wait for one statement; after it the answer is 503
+    database_statement_timeout_seconds: Seconds = "0.9",
+    /// Longest wait for the database at the start
+    startup_timeout_seconds: Seconds = "60",
+    /// Longest time for one request, its body included; after it the answer is 503
+    request_timeout_seconds: Seconds = "10",
+    /// Longest time for a client to send a request's headers
+    header_timeout_seconds: Seconds = "10",
+    /// Longest time for a connection to stay open between two requests; a proxy in front should
+    /// give up first
+    idle_timeout_seconds: Seconds = "120",
+    /// Most client connections at a time; further ones wait to be accepted
+    max_connections: NonZeroUsize = "10000",
+    /// Largest request body in bytes; a larger one is answered with 413
+    max_body_bytes: NonZeroUsize = "1048576",
+    /// Longest time from SIGTERM or SIGINT to the exit
+    shutdown_grace_seconds: Seconds = "10",
+    /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas
+    trusted_proxies: List<Network> = "",
+    /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
+    cors_allowed_origins: List<Origin> = "",
+    /// `text`, `json`, or `auto`: text on a terminal, else json
+    log_format: LogFormat = "auto",
+    /// Log level, or filters such as `info,wiki_service=debug`
+    rust_log: String = "info,sqlx=warn",
+}
+
+impl Config {
+    /// Reads the environment. A variable that is set to nothing counts as not set.
+    pub fn from_env() -> Result<Self, String> {
+        let set: HashMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, value)| {
+                !value.is_empty() && VARIABLES.iter().any(|v| v.0.to_uppercase() == *name)
+            })
+            .collect();
+        read(set.clone()).map_err(|error| {
+            // envy does not name the variable in every error: the culprit fails on its own, too.
+            set.into_iter()
+                .find(|(name, value)| read([(name.clone(), value.clone())].into()).is_err())
+                .map_or(error.to_string(), |(name, value)| {
+                    format!("{name}={value:?} is not valid: {error}; see wiki-service --help")
+                })
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (self.listen_address, self.port).into()
+    }
+}
+
+fn read(set: HashMap<String, String>) -> Result<Config, envy::Error> {
+    let mut values: HashMap<String, String> = VARIABLES
+        .iter()
+        .map(|(field, default, _)| (field.to_uppercase(), default.to_string()))
+        .collect();
+    values.extend(set);
+    envy::from_iter(values)
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text = format!(
+        "wiki-service {}: an API for users and their posts\n
+Usage: wiki-service               serve the API
+       wiki-service migrate       bring the database to this version's schema, then exit
+       wiki-service healthcheck   exit with 0 if the service at LISTEN_ADDRESS and PORT is ready, else 1
+       wiki-service --help | --version\n
+Environment variables (times in seconds, fractions allowed):\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for (field, default, help) in VARIABLES {
+        let default = if default.is_empty() { "(none)" } else { default };
+        write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
+        for line in *help {
+            writeln!(text, "     {line}").unwrap();
+        }
+    }
+    text
+}
+
+/// A time limit: seconds, with a fraction if need be, and never zero.
+#[derive(Clone, Copy)]
+pub struct Seconds(pub Duration);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
+            Ok(limit) if !limit.is_zero() && limit.as_secs() <= 86_400 => Ok(Self(limit)),
+            _ => Err(D::Error::custom("give seconds above 0 and at most 86400")),
+        }
+    }
+}
+
+/// Values separated by commas.
+#[derive(Clone)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(|item| item.parse().map_err(|error| D::Error::custom(format!("{item}: {error}"))))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy)]
+pub struct Network(pub IpNet);
+
+impl std::str::FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map(Self)
+            .map_err(|_| "give an address or a network such as 10.0.0.0/8")
+    }
+}
+
+/// An origin as browsers send it, such as `https://example.org`, or `*`.
+#[derive(Clone)]
+pub struct Origin(pub String);
+
+impl std::str::FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri = text.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some());
+        match uri.and_then(|uri| uri.authority().map(|host| text.ends_with(host.as_str()))) {
+            Some(true) => Ok(Self(text.to_owned())),
+            _ if text == "*" => Ok(Self(text.to_owned())),
+            _ => Err("give an origin such as https://example.org, or *"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}

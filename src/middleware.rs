@@ -1,0 +1,303 @@
+//! What is done for every request: its id, its time limit, its line in the log, its figures, and the
+//! form of its errors.
+
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use poem::{
+    Addr, Endpoint, Request, Response, Result,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+};
+use tokio::time::timeout;
+
+use crate::{
+    app::App,
+    config::{Config, Network, Origin},
+    problem::Problem,
+};
+
+tokio::task_local! {
+    static EXCHANGE: Exchange;
+}
+
+/// What is known of the request that the current task serves.
+struct Exchange {
+    request_id: String,
+    /// Whether a statement of it has been sent to the database.
+    statement: AtomicBool,
+}
+
+/// Runs `f` with the id of the request that the current task serves, if it serves one.
+pub fn with_request_id(f: impl FnOnce(&str)) {
+    EXCHANGE.try_with(|exchange| f(&exchange.request_id)).ok();
+}
+
+/// Remembers that a statement of this request is on its way to the database.
+pub fn note_statement() {
+    EXCHANGE.try_with(|exchange| exchange.statement.store(true, Ordering::Relaxed)).ok();
+}
+
+/// Whether a statement of this request was sent to the database.
+pub fn statement_noted() -> bool {
+    EXCHANGE.try_with(|exchange| exchange.statement.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+/// The limit on a body, for those who read one.
+#[derive(Clone, Copy)]
+pub struct MaxBodyBytes(pub usize);
+
+pub struct Middleware<E> {
+    app: Arc<App>,
+    inner: E,
+    routes: Vec<Route>,
+    request_timeout: Duration,
+    max_body_bytes: MaxBodyBytes,
+    trusted_proxies: Vec<Network>,
+    cors_allowed_origins: Vec<Origin>,
+}
+
+/// A path of the API such as `/users/{id}`.
+struct Route {
+    template: String,
+    allow: HeaderValue,
+}
+
+const X_REQUEST_ID: &str = "x-request-id";
+/// The label of requests to paths that are none of ours.
+const UNMATCHED: &str = "unmatched";
+
+impl<E> Middleware<E> {
+    /// `paths` holds each path of `inner` with its methods, as the header `Allow` lists them.
+    pub fn new(app: Arc<App>, config: &Config, inner: E, paths: Vec<(String, String)>) -> Self {
+        let routes = paths.into_iter().map(|(template, allow)| Route {
+            template,
+            allow: allow.parse().expect("names of methods"),
+        });
+        Self {
+            app,
+            inner,
+            routes: routes.collect(),
+            request_timeout: config.request_timeout_seconds.0,
+            max_body_bytes: MaxBodyBytes(config.max_body_bytes.get()),
+            trusted_proxies: config.trusted_proxies.0.clone(),
+            cors_allowed_origins: config.cors_allowed_origins.0.clone(),
+        }
+    }
+
+    fn route(&self, path: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            let mut segments = path.split('/');
+            let matches = route.template.split('/').all(|expected| {
+                segments.next().is_some_and(|segment| {
+                    expected == segment || expected.starts_with('{') && !segment.is_empty()
+                })
+            });
+            matches && segments.next().is_none()
+        })
+    }
+
+    /// The peer's address, or the one that trusted proxies say it speaks for: the last in
+    /// `X-Forwarded-For` that is not a trusted proxy itself.
+    fn client(&self, request: &Request) -> Option<IpAddr> {
+        let Addr::SocketAddr(peer) = request.remote_addr().0 else { return None };
+        let mut client = peer.ip().to_canonical();
+        if self.trusted_proxies.is_empty() {
+            return Some(client);
+        }
+        let trusted = |ip: &IpAddr| self.trusted_proxies.iter().any(|n| n.0.contains(ip));
+        let forwarded = request.headers().get_all("x-forwarded-for");
+        let lines: Vec<&str> = forwarded.iter().filter_map(|v| v.to_str().ok()).collect();
+        for address in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+            match address.trim().parse::<IpAddr>() {
+                Ok(address) if trusted(&client) => client = address.to_canonical(),
+                _ => break,
+            }
+        }
+        Some(client)
+    }
+
+    /// The request's origin, if its pages may call the API.
+    fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        let allowed = |o: &Origin| o.0 == "*" || o.0.as_bytes() == origin.as_bytes();
+        self.cors_allowed_origins.iter().any(allowed).then(|| origin.clone())
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
+    type Output = Response;
+
+    /// Never an error: each has become a response.
+    async fn call(&self, request: Request) -> Result<Response> {
+        let request_id = match request.header(X_REQUEST_ID) {
+            Some(id) if is_sane(id) => id.to_owned(),
+            _ => format!("{:032x}", fastrand::u128(..)),
+        };
+        let exchange = Exchange { request_id: request_id.clone(), statement: false.into() };
+        Ok(EXCHANGE.scope(exchange, self.serve(request, request_id)).await)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> {
+    async fn serve(&self, mut request: Request, request_id: String) -> Response {
+        let uri = request.uri().clone();
+        let route = self.route(uri.path());
+        let mut record = Record {
+            app: &self.app,
+            started: Instant::now(),
+            method: request.method().clone(),
+            path: uri.path(),
+            route: route.map_or(UNMATCHED, |route| &route.template),
+            client: self.client(&request),
+            // Dropped before it has an answer: the client has gone away (nginx's code for it).
+            status: StatusCode::from_u16(499).expect("a number of three digits"),
+        };
+        self.app.metrics.requests_in_flight.inc();
+        let origin = self.allowed_origin(request.headers());
+        let without_slash = uri.path().strip_suffix('/').filter(|path| self.route(path).is_some());
+        let mut response = if let Some(methods) = preflight(&request, origin.as_ref(), route) {
+            methods
+        } else if let (None, Some(path)) = (route, without_slash) {
+            // As the predecessor does. Relative, so that it works under a prefix.
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Response::builder()
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .header(header::LOCATION, format!("../{name}"))
+                .finish()
+        } else {
+            request.set_data(self.max_body_bytes);
+            let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+            let problem = match timeout(self.request_timeout, answer).await {
+                Ok(Ok(Ok(response))) => Ok(response),
+                Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
+                Ok(Err(_panic)) => Err(Problem::internal()),
+                Err(_) => Err(Problem::unavailable(format!(
+                    "the request took longer than {} s",
+                    self.request_timeout.as_secs_f64()
+                ))),
+            };
+            problem.unwrap_or_else(|problem| problem.response(uri.path(), &request_id))
+        };
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            let exposed = HeaderValue::from_static("location, retry-after, x-request-id");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
+        if !self.cors_allowed_origins.is_empty() {
+            headers.append(header::VARY, HeaderValue::from_static("origin"));
+        }
+        record.status = response.status();
+        if let (StatusCode::METHOD_NOT_ALLOWED, Some(route)) = (response.status(), route) {
+            response.headers_mut().insert(header::ALLOW, route.allow.clone());
+        }
+        response
+    }
+}
+
+/// The answer to a browser that asks whether a page of `origin` may send its request.
+fn preflight(
+    request: &Request,
+    origin: Option<&HeaderValue>,
+    route: Option<&Route>,
+) -> Option<Response> {
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
+        return None;
+    }
+    let response = Response::builder()
+        .status(StatusCode::NO_CONTENT)
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type, x-request-id")
+        .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
+    Some(response.finish())
+}
+
+/// An id that can stand in a header and in a log: up to 128 letters, digits and `-_.:/+=@`.
+fn is_sane(request_id: &str) -> bool {
+    (1..=128).contains(&request_id.len())
+        && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
+}
+
+/// Writes, when dropped, a request into the figures and the log.
+struct Record<'a> {
+    app: &'a App,
+    started: Instant,
+    method: Method,
+    path: &'a str,
+    route: &'a str,
+    client: Option<IpAddr>,
+    status: StatusCode,
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        // A client can make up methods; the figures know those of RFC 9110 and PATCH.
+        let method = match self.method {
+            Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH => self.method.as_str(),
+            _ => "other",
+        };
+        self.app.metrics.requests_in_flight.dec();
+        self.app.metrics.observe_request(method, self.route, self.status.as_str(), duration);
+        tracing::info!(
+            method = self.method.as_str(),
+            route = self.route,
+            status = self.status.as_u16(),
+            duration_seconds = duration.as_secs_f64(),
+            client = self.client.map(tracing::field::display),
+            "{}",
+            self.path,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::endpoint::make_sync;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::database::Database;
+
+    /// No request is known to make a handler panic, so this one test is not at the front door.
+    #[tokio::test]
+    async fn a_panic_is_a_500_and_the_next_request_is_served() {
+        let config = Config::from_env().unwrap();
+        let app = Arc::new(App::new(Database::new(&config).unwrap()));
+        let handler = make_sync(|request| match request.uri().path() {
+            "/panic" => panic!("for the test"),
+            _ => Response::from("served"),
+        });
+        let service = Middleware::new(app, &config, handler, Vec::new());
+        let ask = |path| Request::builder().uri_str(path).header(X_REQUEST_ID, "mine").finish();
+
+        let response = service.call(ask("/panic")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.content_type(), Some("application/problem+json"));
+        let body = response.into_body().into_vec().await.unwrap();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["request_id"], "mine");
+        assert!(!problem.to_string().contains("for the test"), "the cause is for the log alone");
+
+        let response = service.call(ask("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}

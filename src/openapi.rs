@@ -1,0 +1,205 @@
+//! The OpenAPI document and its pages, all of it served from the binary.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use hyper::body::Bytes;
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route, get, handler,
+    http::{StatusCode, header},
+    web::Data,
+};
+use poem_openapi::{ApiResponse, ExtraHeader, OpenApi, OpenApiService, Tags, types::Type};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    app::App, clock, health::Health, json::Json, metrics::MetricsApi, posts::Posts, problem::Kind,
+    users::Users,
+};
+
+#[derive(Tags)]
+pub enum Tag {
+    /// Those who write.
+    Users,
+    /// What they write.
+    Posts,
+    /// Probes and figures, for those who run the service.
+    Operations,
+}
+
+/// 201, with where the new thing is.
+#[derive(ApiResponse)]
+pub enum Created<T: Type + Serialize + Send> {
+    /// It was created.
+    #[oai(status = 201)]
+    Created(
+        Json<T>,
+        /// The path of what was created.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+impl<T: Type + Serialize + Send> Created<T> {
+    pub fn at(location: String, body: T) -> Self {
+        Self::Created(Json(body), location)
+    }
+}
+
+const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "No such user or post.");
+const TOO_LARGE: (StatusCode, &str) = (
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "The body is larger than the service takes (1 MiB by default).",
+);
+const NOT_JSON: (StatusCode, &str) =
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`.");
+const CUT_SHORT: (StatusCode, &str) = (StatusCode::BAD_REQUEST, "The body ended too early.");
+const INVALID: (StatusCode, &str) = (
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "The request is not valid; `errors` lists all that is wrong.",
+);
+const INTERNAL: (StatusCode, &str) =
+    (StatusCode::INTERNAL_SERVER_ERROR, "A mistake of the service; its log has the cause.");
+const UNAVAILABLE: (StatusCode, &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, "The database is away, or a time limit has passed.");
+
+/// Reading by id.
+pub struct ReadFailure;
+impl Kind for ReadFailure {
+    const STATUSES: &[(StatusCode, &str)] = &[NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Writing what stands alone.
+pub struct WriteFailure;
+impl Kind for WriteFailure {
+    const STATUSES: &[(StatusCode, &str)] =
+        &[CUT_SHORT, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Writing what belongs to a user.
+pub struct WriteForUserFailure;
+impl Kind for WriteForUserFailure {
+    const STATUSES: &[(StatusCode, &str)] =
+        &[CUT_SHORT, NOT_FOUND, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Asking whether requests can be served.
+pub struct NotReady;
+impl Kind for NotReady {
+    const STATUSES: &[(StatusCode, &str)] = &[
+        INTERNAL,
+        (StatusCode::SERVICE_UNAVAILABLE, "Starting, stopping, or without a database."),
+    ];
+}
+
+/// The API with its document and pages, and every path with its methods.
+pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
+    let api = (
+        Users(app.clone()),
+        Posts(app.clone()),
+        Health(app.clone()),
+        MetricsApi(app.clone()),
+        Index,
+    );
+    // The server is where the document is, so that the pages work under any host and prefix.
+    let api = OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
+        .description("Users and their posts. Every error is an `application/problem+json`.")
+        .license(env!("CARGO_PKG_LICENSE"))
+        .extra_response_header::<String, _>(
+            ExtraHeader::new("X-Request-Id")
+                .description("The request's id: the one that was sent, or a new one."),
+        )
+        .server("./");
+    let spec = api.spec();
+    // YAML 1.1 takes a bare time for more than a text.
+    let yaml = api.spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE));
+    let mut paths = paths(&spec);
+    let mut route = Route::new();
+    for (path, content_type, body) in [
+        ("/docs", "text/html; charset=utf-8", swagger_ui(&api.swagger_ui_html())),
+        ("/redoc", "text/html; charset=utf-8", redoc(&api.redoc_html())),
+        ("/openapi.json", "application/json", spec),
+        ("/openapi.yaml", "application/yaml", yaml),
+    ] {
+        // 2^63, which the ids stay below, as a whole number: YAML 1.1 takes the other for a text.
+        let body = body.replace("9.223372036854776e18", "9223372036854775808");
+        route = route.at(path, get(serve).data(Arc::new(Document::new(content_type, body))));
+        paths.push((path.to_owned(), "GET, HEAD".to_owned()));
+    }
+    paths.push(("/".to_owned(), "GET, HEAD".to_owned()));
+    let route = route.nest("/", api);
+    (route.into_endpoint().map_to_response(), paths)
+}
+
+/// Each path of the document, with its methods as the header `Allow` lists them.
+fn paths(spec: &str) -> Vec<(String, String)> {
+    let document: Value = serde_json::from_str(spec).expect("made by poem-openapi");
+    let paths = document["paths"].as_object().expect("an object");
+    let allow = |operations: &Value| {
+        let methods: Vec<String> =
+            operations.as_object().expect("an object").keys().map(|m| m.to_uppercase()).collect();
+        methods.join(", ").replace("GET", "GET, HEAD")
+    };
+    paths.iter().map(|(path, operations)| (path.clone(), allow(operations))).collect()
+}
+
+/// What the template of poem-openapi lacks: a doctype, and an icon that is not looked for elsewhere.
+fn swagger_ui(page: &str) -> String {
+    let head = r#"<head><link rel="icon" href="data:,">"#;
+    format!("<!DOCTYPE html>{}", page.replacen("<head>", head, 1))
+}
+
+/// What the template of poem-openapi has too much: fonts from another host.
+fn redoc(page: &str) -> String {
+    let start = page.find(r#"<link href="https://fonts."#).expect("poem-openapi's ReDoc page");
+    let end = start + page[start..].find('>').expect("the end of the tag") + 1;
+    format!(r#"{}<link rel="icon" href="data:,">{}"#, &page[..start].trim_start(), &page[end..])
+}
+
+struct Document {
+    content_type: &'static str,
+    body: Bytes,
+    etag: String,
+}
+
+impl Document {
+    fn new(content_type: &'static str, body: String) -> Self {
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        let etag = format!("\"{:016x}\"", hasher.finish());
+        Self { content_type, body: body.into(), etag }
+    }
+}
+
+#[handler]
+fn serve(request: &Request, Data(document): Data<&Arc<Document>>) -> Response {
+    let response = Response::builder()
+        .header(header::CACHE_CONTROL, "no-cache")
+        .header(header::ETAG, &document.etag);
+    match request.header(header::IF_NONE_MATCH) {
+        Some(etags) if etags.contains(&document.etag) => {
+            response.status(StatusCode::NOT_MODIFIED).finish()
+        }
+        _ => response.content_type(document.content_type).body(document.body.clone()),
+    }
+}
+
+struct Index;
+
+#[derive(ApiResponse)]
+enum ToDocs {
+    #[oai(status = 307)]
+    See(#[oai(header = "Location")] String),
+}
+
+#[OpenApi]
+impl Index {
+    #[oai(path = "/", method = "get", hidden)]
+    async fn index(&self) -> ToDocs {
+        // Relative, so that it works under a prefix.
+        ToDocs::See("docs".into())
+    }
+}

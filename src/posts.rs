@@ -1,0 +1,147 @@
+//! Posts, each of them written by a user.
+
+use std::sync::Arc;
+
+use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use sea_orm::{ActiveValue::NotSet, EntityTrait, Set, SqlErr};
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    clock,
+    id::Id,
+    json::{Fields, FromFields, Json},
+    openapi::{Created, ReadFailure, Tag, WriteForUserFailure},
+    problem::{Failure, Problem},
+};
+
+pub mod entity {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "posts")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub post_id: i64,
+        pub content: String,
+        pub user_id: i64,
+        pub created_time: DateTime,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// A post.
+#[derive(Object, Serialize)]
+#[oai(example, read_only_all)]
+struct Post {
+    /// The number that the post goes by.
+    post_id: Id,
+    /// The text, as it was sent.
+    content: String,
+    /// The id of the user who wrote it.
+    user_id: Id,
+    /// When the post was created: UTC, without a zone, to the microsecond.
+    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
+    created_time: String,
+}
+
+impl Example for Post {
+    fn example() -> Self {
+        Post {
+            post_id: Id(1),
+            content: "This is my first post!".into(),
+            user_id: Id(1),
+            created_time: clock::EXAMPLE.into(),
+        }
+    }
+}
+
+impl From<entity::Model> for Post {
+    fn from(post: entity::Model) -> Self {
+        Self {
+            post_id: Id(post.post_id),
+            content: post.content,
+            user_id: Id(post.user_id),
+            created_time: clock::format(post.created_time),
+        }
+    }
+}
+
+/// A post to be created. Unknown fields are ignored.
+#[derive(Object)]
+#[oai(example)]
+struct NewPost {
+    /// The id of the user who writes it.
+    user_id: Id,
+    /// 1 to 100,000 characters, not all of them white space, none of them NUL. Kept as it is sent.
+    #[oai(validator(
+        min_length = 1,
+        max_length = 100000,
+        pattern = r"^[^\u0000]*[^\u0000\u0009-\u000d\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\u0000]*$"
+    ))]
+    content: String,
+}
+
+impl Example for NewPost {
+    fn example() -> Self {
+        NewPost { user_id: Id(1), content: "This is my first post!".into() }
+    }
+}
+
+impl FromFields for NewPost {
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        let (user_id, content) = (fields.id("user_id"), fields.text("content", 100_000));
+        Some(Self { user_id: user_id?, content: content? })
+    }
+}
+
+pub struct Posts(pub Arc<App>);
+
+#[OpenApi(tag = "Tag::Posts")]
+impl Posts {
+    /// Create a post
+    ///
+    /// The user must exist.
+    #[oai(path = "/posts", method = "post", operation_id = "create_post")]
+    async fn create(
+        &self,
+        new: Json<NewPost>,
+    ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
+        let NewPost { user_id, content } = new.0;
+        let post = entity::ActiveModel {
+            post_id: NotSet,
+            content: Set(content),
+            user_id: Set(user_id.0),
+            created_time: Set(clock::now()),
+        };
+        let inserted = entity::Entity::insert(post).exec_with_returning(self.0.database()?).await;
+        let post = inserted.map_err(|error| match error.sql_err() {
+            // The key is the check: looking first would cost a round trip, and still race.
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                Problem::not_found(format!("there is no user {} to write the post", user_id.0))
+            }
+            _ => error.into(),
+        })?;
+        self.0.metrics.posts_created.inc();
+        Ok(Created::at(format!("/posts/{}", post.post_id), post.into()))
+    }
+
+    /// Read a post
+    ///
+    /// A post is never changed, so neither is the answer.
+    #[oai(path = "/posts/:id", method = "get", operation_id = "read_post")]
+    async fn read(
+        &self,
+        /// The post's id.
+        id: Path<Id>,
+    ) -> Result<Json<Post>, Failure<ReadFailure>> {
+        let post = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
+        let post =
+            post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0.0)))?;
+        Ok(Json(post.into()))
+    }
+}

@@ -1,0 +1,233 @@
+//! Errors as a client sees them: `application/problem+json`, RFC 9457.
+
+use std::{fmt, marker::PhantomData};
+
+use poem::{
+    Response,
+    error::{MethodNotAllowedError, NotFoundError, ResponseError},
+    http::{StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse, Object,
+    error::{ContentTypeError, ParsePathError},
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, Registry},
+    types::{ToJSON, Type},
+};
+use sea_orm::DbErr;
+use serde::Serialize;
+
+use crate::{database, id::Id, middleware};
+
+/// What went wrong with a request (RFC 9457).
+#[derive(Clone, Debug, Object, Serialize)]
+#[oai(read_only_all)]
+pub struct Problem {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[oai(rename = "type", validator(pattern = "^about:blank$"))]
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong, with which value, and what to do: text for a person.
+    detail: String,
+    /// The path of the request.
+    instance: String,
+    /// The request's id, as in the header `X-Request-Id` and in the service's log.
+    request_id: String,
+    /// For a request that is not valid: each thing that is wrong with it.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<Vec<Invalid>>,
+    #[oai(skip)]
+    #[serde(skip)]
+    retry_after: bool,
+}
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, Object, Serialize)]
+#[oai(read_only_all)]
+pub struct Invalid {
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`.
+    pub pointer: String,
+    /// What is wrong there.
+    pub detail: String,
+}
+
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            instance: String::new(),
+            request_id: String::new(),
+            errors: None,
+            retry_after: false,
+        }
+    }
+
+    /// A 422 with everything that is wrong.
+    pub fn invalid(errors: Vec<Invalid>) -> Self {
+        let detail = errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>().join("; ");
+        Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// A 503. A client is told to try again only if nothing has reached the database: the answer
+    /// to an insert may be lost, but not the insert.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self {
+            retry_after: !middleware::statement_noted(),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// From what poem, or a handler of ours, made of the request.
+    pub fn from_error(error: &poem::Error) -> Self {
+        if let Some(problem) = error.downcast_ref::<Self>() {
+            return problem.clone();
+        }
+        if error.is::<ParsePathError>() {
+            // Every parameter in a path is an id; poem-openapi has forgotten its name by now.
+            let detail = format!("the id in the path must be {}", Id::RANGE);
+            return Self::invalid(vec![Invalid { pointer: "#/path/id".into(), detail }]);
+        }
+        if error.is::<NotFoundError>() {
+            return Self::new(StatusCode::NOT_FOUND, "there is nothing here; the API is at /docs");
+        }
+        if error.is::<MethodNotAllowedError>() {
+            return Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method");
+        }
+        if let Some(ContentTypeError::NotSupported { content_type }) = error.downcast_ref() {
+            return Self::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("send the body as application/json, not as {content_type}"),
+            );
+        }
+        tracing::error!("unexpected: {error}");
+        Self::internal()
+    }
+
+    /// A 500. The cause is for the log alone.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "something went wrong here; the log has more under this request's id",
+        )
+    }
+
+    fn example(status: StatusCode, detail: &str) -> Self {
+        let mut example = match status {
+            StatusCode::UNPROCESSABLE_ENTITY => Self::invalid(vec![Invalid {
+                pointer: "#/name".into(),
+                detail: "name is blank: give a text of 1 to 200 characters".into(),
+            }]),
+            _ => Self::new(status, detail),
+        };
+        example.instance = "/users".into();
+        example.request_id = "4bf92f3577b34da6a3ce929d0e0e4736".into();
+        example
+    }
+
+    pub fn response(mut self, instance: &str, request_id: &str) -> Response {
+        self.instance = instance.to_owned();
+        self.request_id = request_id.to_owned();
+        let mut response = Response::builder()
+            .status(StatusCode::from_u16(self.status).expect("made from one"))
+            .content_type(CONTENT_TYPE);
+        if self.retry_after {
+            response = response.header(header::RETRY_AFTER, "1");
+        }
+        response.body(serde_json::to_vec(&self).expect("serializable"))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).expect("made from one")
+    }
+}
+
+impl From<DbErr> for Problem {
+    fn from(error: DbErr) -> Self {
+        let reason = database::reason(&error);
+        if database::is_unavailable(&error) {
+            tracing::warn!("database: {reason}");
+            return Self::unavailable("the database is not available at the moment");
+        }
+        tracing::error!("database: {reason}");
+        Self::internal()
+    }
+}
+
+/// A [`Problem`] with the statuses that one kind of operation can answer with, for the document.
+pub struct Failure<K>(Problem, PhantomData<K>);
+
+/// A kind of operation: its failures by status, with what each means.
+pub trait Kind {
+    const STATUSES: &'static [(StatusCode, &'static str)];
+}
+
+impl<K, E: Into<Problem>> From<E> for Failure<K> {
+    fn from(error: E) -> Self {
+        Self(error.into(), PhantomData)
+    }
+}
+
+impl<K> From<Failure<K>> for poem::Error {
+    fn from(failure: Failure<K>) -> Self {
+        failure.0.into()
+    }
+}
+
+impl<K: Kind> ApiResponse for Failure<K> {
+    fn meta() -> MetaResponses {
+        let response = |(status, description): &(StatusCode, &'static str)| MetaResponse {
+            description,
+            status: Some(status.as_u16()),
+            status_range: None,
+            content: vec![MetaMediaType {
+                content_type: CONTENT_TYPE,
+                schema: Problem::schema_ref().merge(MetaSchema {
+                    example: Problem::example(*status, description).to_json(),
+                    ..MetaSchema::ANY
+                }),
+            }],
+            headers: if *status == StatusCode::SERVICE_UNAVAILABLE {
+                vec![MetaHeader {
+                    name: "Retry-After".into(),
+                    description: Some(
+                        "Seconds; only where nothing has reached the database, so that a second \
+                         try cannot write twice"
+                            .into(),
+                    ),
+                    required: false,
+                    deprecated: false,
+                    schema: u32::schema_ref(),
+                }]
+            } else {
+                Vec::new()
+            },
+        };
+        MetaResponses { responses: K::STATUSES.iter().map(response).collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}

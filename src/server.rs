@@ -1,0 +1,259 @@
+//! The listener: HTTP/1.1 connections, with limits on their number and on how slow they may be.
+//!
+//! poem's own server sets no TCP_NODELAY, has no cap on connections, spins when file descriptors run
+//! out, and lets a client that sends a byte now and then stay for ever.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use poem::{
+    Endpoint, Response,
+    http::uri::Scheme,
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+    time::{Instant, Sleep, sleep, sleep_until, timeout_at},
+};
+
+use crate::config::Config;
+
+/// Pause before accepting again when the system has no room for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that the kernel holds until they are accepted (capped by net.core.somaxconn).
+const BACKLOG: u32 = 4096;
+/// Most bytes of a request's line and headers; beyond, hyper answers 431.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Listens on `address`; `::` without IPv6 in the kernel falls back to `0.0.0.0`.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(v6) => match TcpSocket::new_v6() {
+            Err(_) if v6.ip().is_unspecified() => {
+                return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
+            }
+            socket => socket?,
+        },
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// How long a connection may be slow.
+struct Limits {
+    header: Duration,
+    idle: Duration,
+    write: Duration,
+    /// No longer at all, if it is not being served: hyper closes idle connections when it is told
+    /// to, but not those that have sent nothing yet, as browsers keep them in store.
+    stopping: AtomicBool,
+}
+
+/// Serves until `stop` is done, then lets requests finish until the deadline that it gives.
+pub async fn serve<E>(
+    listener: TcpListener,
+    endpoint: E,
+    config: &Config,
+    stop: impl Future<Output = Instant>,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let endpoint = Arc::new(endpoint);
+    let limits = Arc::new(Limits {
+        header: config.header_timeout_seconds.0,
+        idle: config.idle_timeout_seconds.0,
+        write: config.request_timeout_seconds.0,
+        stopping: AtomicBool::new(false),
+    });
+    let slots = Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    let deadline = loop {
+        let accept = async {
+            let slot = slots.clone().acquire_owned().await.expect("never closed");
+            (listener.accept().await, slot)
+        };
+        let ((socket, peer), slot) = tokio::select! {
+            deadline = &mut stop => break deadline,
+            (accepted, slot) = accept => match accepted {
+                Ok(accepted) => (accepted, slot),
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let connection = graceful.watch(connection(socket, peer, endpoint.clone(), limits.clone()));
+        tokio::spawn(async move {
+            let _slot = slot;
+            if let Err(error) = connection.await {
+                tracing::debug!("connection from {peer}: {error}");
+            }
+        });
+    };
+    drop(listener);
+    limits.stopping.store(true, Ordering::Relaxed);
+    if timeout_at(deadline, graceful.shutdown()).await.is_err() {
+        tracing::warn!("the grace is over: connections that are still open are cut off");
+    }
+}
+
+fn connection<E>(
+    socket: TcpStream,
+    peer: SocketAddr,
+    endpoint: Arc<E>,
+    limits: Arc<Limits>,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY: {error}");
+    }
+    let local = LocalAddr(socket.local_addr().unwrap_or(peer).into());
+    let remote = RemoteAddr(peer.into());
+    let turns = Arc::new(AtomicU64::new(0));
+    let stream = Impatient::new(socket, turns.clone(), limits);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        turns.fetch_add(1, Ordering::Relaxed);
+        let request = (request, local.clone(), remote.clone(), Scheme::HTTP).into();
+        let (endpoint, turns) = (endpoint.clone(), turns.clone());
+        async move {
+            let response = endpoint.get_response(request).await;
+            turns.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(response.into())
+        }
+    });
+    http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+/// A socket that ends with `TimedOut` when its client is too slow to send a request's headers, to
+/// send another request, or to take an answer. hyper's own timer cannot tell the first two apart.
+struct Impatient {
+    socket: TcpStream,
+    /// How often a request has begun or ended. Odd while one is served: its own time limit holds.
+    turns: Arc<AtomicU64>,
+    seen_turns: u64,
+    limits: Arc<Limits>,
+    /// When the headers that are being read began to arrive.
+    header_began: Option<Instant>,
+    idle_since: Option<Instant>,
+    stalled_since: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Impatient {
+    fn new(socket: TcpStream, turns: Arc<AtomicU64>, limits: Arc<Limits>) -> Self {
+        let now = Instant::now();
+        Self {
+            socket,
+            turns,
+            seen_turns: 0,
+            timer: Box::pin(sleep_until(now + limits.header)),
+            limits,
+            header_began: Some(now),
+            idle_since: None,
+            stalled_since: None,
+        }
+    }
+
+    /// Ready once `deadline` has passed. The timer is moved only when it must be: moving it costs
+    /// more than letting it fire early now and then.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<io::Error> {
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        let turns = self.turns.load(Ordering::Relaxed);
+        if turns != self.seen_turns {
+            self.seen_turns = turns;
+            (self.header_began, self.idle_since) = (None, None);
+        }
+        if turns % 2 == 1 {
+            return result;
+        }
+        if result.is_ready() {
+            self.header_began.get_or_insert_with(Instant::now);
+            return result;
+        }
+        if self.limits.stopping.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let deadline = match self.header_began {
+            Some(began) => began + self.limits.header,
+            None => *self.idle_since.get_or_insert_with(Instant::now) + self.limits.idle,
+        };
+        self.poll_deadline(cx, deadline).map(Err)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        if result.is_ready() {
+            self.stalled_since = None;
+            return result;
+        }
+        let stalled = *self.stalled_since.get_or_insert_with(Instant::now);
+        let deadline = stalled + self.limits.write;
+        self.poll_deadline(cx, deadline).map(Err)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

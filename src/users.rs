@@ -1,0 +1,132 @@
+//! Users.
+
+use std::sync::Arc;
+
+use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    clock,
+    id::Id,
+    json::{Fields, FromFields, Json},
+    openapi::{Created, ReadFailure, Tag, WriteFailure},
+    problem::{Failure, Problem},
+};
+
+pub mod entity {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "users")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub name: String,
+        pub created_time: DateTime,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// A user.
+#[derive(Object, Serialize)]
+#[oai(example, read_only_all)]
+struct User {
+    /// The number that the user goes by.
+    id: Id,
+    /// The name, as it was sent.
+    name: String,
+    /// When the user was created: UTC, without a zone, to the microsecond.
+    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
+    created_time: String,
+}
+
+impl Example for User {
+    fn example() -> Self {
+        let created_time = clock::EXAMPLE.into();
+        User { id: Id(1), name: "John Doe".into(), created_time }
+    }
+}
+
+impl From<entity::Model> for User {
+    fn from(user: entity::Model) -> Self {
+        Self { id: Id(user.id), name: user.name, created_time: clock::format(user.created_time) }
+    }
+}
+
+/// A user to be created. Unknown fields are ignored.
+#[derive(Object)]
+#[oai(example)]
+struct NewUser {
+    /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
+    #[oai(validator(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\u0000]*[^\u0000\u0009-\u000d\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\u0000]*$"
+    ))]
+    name: String,
+}
+
+impl Example for NewUser {
+    fn example() -> Self {
+        NewUser { name: "John Doe".into() }
+    }
+}
+
+impl FromFields for NewUser {
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        Some(Self { name: fields.text("name", 200)? })
+    }
+}
+
+pub struct Users(pub Arc<App>);
+
+#[OpenApi(tag = "Tag::Users")]
+impl Users {
+    /// Create a user
+    ///
+    /// Two users may have the same name.
+    #[oai(path = "/users", method = "post", operation_id = "create_user")]
+    async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
+        let user = entity::ActiveModel {
+            id: NotSet,
+            name: Set(new.0.name),
+            created_time: Set(clock::now()),
+        };
+        let user = entity::Entity::insert(user).exec_with_returning(self.0.database()?).await?;
+        self.0.metrics.users_created.inc();
+        Ok(Created::at(format!("/users/{}", user.id), user.into()))
+    }
+
+    /// Read a user
+    ///
+    /// The same as `/user/{id}`.
+    #[oai(path = "/users/:id", method = "get", operation_id = "read_user")]
+    async fn read(
+        &self,
+        /// The user's id.
+        id: Path<Id>,
+    ) -> Result<Json<User>, Failure<ReadFailure>> {
+        let user = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
+        let user =
+            user.ok_or_else(|| Problem::not_found(format!("there is no user {}", id.0.0)))?;
+        Ok(Json(user.into()))
+    }
+
+    /// Read a user
+    ///
+    /// The same as `/users/{id}`.
+    #[oai(path = "/user/:id", method = "get", operation_id = "read_user_alias")]
+    async fn read_alias(
+        &self,
+        /// The user's id.
+        id: Path<Id>,
+    ) -> Result<Json<User>, Failure<ReadFailure>> {
+        self.read(id).await
+    }
+}

@@ -1,0 +1,145 @@
+"""Runs the stages' checks and tests in order and adds them up. ./test.sh is the way in."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from support import prometheus, service
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+STAGES = ("service", "nix", "chart", "cluster", "delivery")
+
+# What takes its time before a stage can start.
+PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
+    "service": {
+        "cargo build": service.build,
+        "Prometheus 3 (built once, some minutes)": prometheus.install,
+    },
+}
+
+# Commands that a stage runs before its pytest folder; each counts as one check.
+CHECKS: dict[str, list[str]] = {
+    "service": [
+        "cargo fmt --all --check",
+        "cargo clippy --workspace --all-targets --locked -- -D warnings",
+        "cargo test --workspace --locked",
+        "{bin}/ruff format --check",
+        "{bin}/ruff check",
+        "shellcheck {scripts}",
+    ],
+}
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def main(arguments: list[str]) -> int:
+    known = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    if unknown := set(arguments) - set(known):
+        print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
+        return 2
+    tally = Tally()
+    for stage in known:
+        if not arguments or stage in arguments:
+            with timed(f"Stage {stage}"):
+                run_stage(stage, tally)
+    report(tally)
+    return 1 if tally.failed else 0
+
+
+def run_stage(stage: str, tally: Tally) -> None:
+    for title, prepare in PREPARATIONS.get(stage, {}).items():
+        with timed(title):
+            try:
+                prepare()
+            except subprocess.CalledProcessError as error:
+                print(error)
+                tally.failed.append(title)
+    for command in CHECKS.get(stage, []):
+        words = [
+            part
+            for word in command.split()
+            for part in (shell_scripts() if word == "{scripts}" else [word])
+        ]
+        arguments = [word.format(bin=Path(sys.executable).parent) for word in words]
+        title = command.replace("{bin}/", "").replace(" {scripts}", "")
+        with timed(title):
+            if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
+                tally.passed += 1
+            else:
+                tally.failed.append(title)
+    with timed(f"pytest tests/{stage}"):
+        run_pytest(stage, tally)
+
+
+def run_pytest(stage: str, tally: Tally) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        results = Path(directory) / "results.xml"
+        command = [sys.executable, "-m", "pytest", f"tests/{stage}", f"--junit-xml={results}"]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        failures = len(tally.failed)
+        if results.exists():
+            for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
+                count(case, tally)
+        if code and len(tally.failed) == failures:
+            tally.failed.append(f"pytest tests/{stage} ended with {code}")
+
+
+def count(case: ElementTree.Element, tally: Tally) -> None:
+    name = f"{case.get('classname')}.{case.get('name')}"
+    skip = case.find("skipped")
+    if case.find("failure") is not None or case.find("error") is not None:
+        tally.failed.append(name)
+    elif skip is not None:
+        tally.skipped.append(f"{name}: {skip.get('message')}")
+    else:
+        tally.passed += 1
+
+
+def report(tally: Tally) -> None:
+    print()
+    for name in tally.failed:
+        print(f"failed  {name}")
+    for name in tally.skipped:
+        print(f"skipped {name}")
+    print(f"{tally.passed} passed, {len(tally.failed)} failed, {len(tally.skipped)} skipped")
+
+
+@contextmanager
+def timed(title: str) -> Iterator[None]:
+    print(f"\n=== {title}", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"=== {title}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def shell_scripts() -> list[str]:
+    """The repository's files that a shell runs, whatever their names."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [
+        name
+        for name in names.splitlines()
+        if (ROOT / name).is_file() and is_shell_script(ROOT / name)
+    ]
+
+
+def is_shell_script(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = file.readline(80)
+    return first.startswith(b"#!") and first.split()[-1].endswith((b"/sh", b"bash"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

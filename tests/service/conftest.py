@@ -1,0 +1,136 @@
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page
+
+from support import databases, service
+from support.browser import chromium
+from support.databases import Database, Postgres, PostgresDatabase, SqliteDatabase
+from support.service import Service, StartService
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    return service.build()
+
+
+@pytest.fixture(scope="session")
+def postgres_template() -> Iterator[Path]:
+    template = databases.initdb()
+    yield template
+    shutil.rmtree(template.parent)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_template: Path) -> Iterator[Postgres]:
+    """The PostgreSQL that most tests share, each with a database of its own."""
+    server = Postgres(postgres_template).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own_postgres(postgres_template: Path) -> Iterator[Postgres]:
+    """A PostgreSQL for the one test, to be broken."""
+    server = Postgres(postgres_template).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres) -> PostgresDatabase:
+    return postgres.create_database()
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> SqliteDatabase:
+    return SqliteDatabase(tmp_path / "wiki.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """An empty database; the test that asks for it runs on each kind."""
+    kinds = {"sqlite": "sqlite_database", "postgresql": "postgres_database"}
+    return request.getfixturevalue(kinds[request.param])
+
+
+@pytest.fixture
+def start_service(program: Path, tmp_path: Path) -> Iterator[StartService]:
+    """Starts the service on a database, with further variables; waits for it unless told not to."""
+    started: list[Service] = []
+
+    def start(
+        database: Database | None = None,
+        /,
+        *,
+        until: str = "ready",
+        host: str = "127.0.0.1",
+        wrapper: tuple[str, ...] = (),
+        preexec_fn: Callable[[], None] | None = None,
+        **variables: Any,
+    ) -> Service:
+        settings = (database.environment if database else {}) | {
+            name: str(value) for name, value in variables.items()
+        }
+        one = Service(
+            program, tmp_path, settings, host=host, wrapper=wrapper, preexec_fn=preexec_fn
+        )
+        started.append(one)
+        match until:
+            case "ready":
+                one.wait_until_ready()
+            case "listening":
+                one.wait_until_listening()
+        return one
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_service(
+    request: pytest.FixtureRequest, program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """One service with the defaults on each kind of database, for tests that leave it as it was."""
+    directory = tmp_path_factory.mktemp(f"shared-{request.param}")
+    database: Database = SqliteDatabase(directory / "wiki.db")
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres").create_database()
+    shared = Service(program, directory, database.environment).wait_until_ready()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def api(shared_service: Service) -> httpx.Client:
+    return shared_service.client
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """Shows, with a failure, what the services wrote during the test."""
+    report = yield
+    logs = [(one.port, one.new_text()) for one in service.live]
+    if report.failed:
+        for port, text in logs:
+            tail = "\n".join(text.splitlines()[-60:])
+            report.sections.append((f"log of the service on port {port}", tail))
+    return report

@@ -1,0 +1,115 @@
+"""Probes, and the order of a start."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.api import create_user, problem
+from support.databases import PASSWORD, Database, Postgres, SqliteDatabase
+from support.net import TcpProxy, free_port
+from support.service import Service, StartService, environment
+from support.wait import wait_until
+
+
+def test_all_is_well(api: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/healthz"):
+        assert api.get(path).status_code == 200
+
+
+def test_the_socket_is_there_before_the_database(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    database = own_postgres.create_database()
+    own_postgres.stop()
+    service = start_service(database, until="listening")
+    assert service.client.get("/healthz").status_code == 200
+    problem(service.client.get("/readyz"), 503)
+    answer = service.client.post("/users", json={"name": "early"})
+    problem(answer, 503)
+    assert int(answer.headers["retry-after"]) >= 1, "nothing was sent: a retry is safe"
+    problem(service.client.get("/users/1"), 503)
+    assert service.client.get("/metrics").status_code == 200
+    wait_until(lambda: "database" in service.text, "a line that says what it waits for")
+    assert str(own_postgres.port) in service.text
+    assert PASSWORD not in service.text
+    own_postgres.start()
+    service.wait_until_ready()
+    assert create_user(service.client)["id"] == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "silent"])
+def test_it_waits_for_the_database_for_a_bounded_time(
+    own_postgres: Postgres, start_service: StartService, fault: str
+) -> None:
+    database = own_postgres.create_database()
+    proxy = TcpProxy(own_postgres.port)
+    proxy.refuse() if fault == "refused" else proxy.silence()
+    settings = database.environment_at(proxy.port)
+    start = time.monotonic()
+    service = start_service(until="listening", STARTUP_TIMEOUT_SECONDS=2, **settings)
+    assert service.wait_for_end() != 0
+    assert 1.5 < time.monotonic() - start < 10
+    last = service.text.splitlines()[-1]
+    assert str(proxy.port) in last, "the last line should say which database"
+    assert "2s" in last, "the last line should say how long it has waited"
+    assert PASSWORD not in service.text
+    waiting = len(service.text.splitlines())
+    assert waiting < 20, f"{waiting} lines in two seconds: it does not back off"
+    proxy.close()
+
+
+def probe(program: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, "healthcheck"],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::1"])
+def test_healthcheck_of_a_healthy_service(
+    program: Path, sqlite_database: SqliteDatabase, start_service: StartService, address: str
+) -> None:
+    host = "::1" if address == "::1" else "127.0.0.1"
+    service = start_service(sqlite_database, host=host, LISTEN_ADDRESS=address)
+    check = probe(program, LISTEN_ADDRESS=address, PORT=str(service.port))
+    assert check.returncode == 0, check.stderr
+
+
+def test_healthcheck_where_nothing_listens(program: Path) -> None:
+    check = probe(program, PORT=str(free_port()))
+    assert check.returncode == 1
+    assert check.stdout + check.stderr
+
+
+def test_healthcheck_of_a_service_without_its_database(
+    program: Path, own_postgres: Postgres, start_service: StartService
+) -> None:
+    service = start_service(own_postgres.create_database())
+    assert probe(program, PORT=str(service.port)).returncode == 0
+    own_postgres.stop()
+    wait_until(
+        lambda: probe(program, PORT=str(service.port)).returncode == 1, "healthcheck to exit 1"
+    )
+
+
+def test_healthcheck_does_not_wait_for_ever(program: Path) -> None:
+    """A service that is stopped accepts connections, and never answers."""
+    proxy = TcpProxy(free_port())
+    proxy.silence()
+    start = time.monotonic()
+    assert probe(program, PORT=str(proxy.port)).returncode == 1
+    assert time.monotonic() - start < 15
+    proxy.close()
+
+
+def test_readiness_needs_no_write(database: Database, start_service: StartService) -> None:
+    service: Service = start_service(database)
+    with database.writes_blocked():
+        assert service.client.get("/readyz").status_code == 200

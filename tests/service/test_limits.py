@@ -1,0 +1,199 @@
+"""Clients that are slow, many, or greedy."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import time
+
+import httpx
+import psutil
+import pytest
+
+from support.api import create_user
+from support.databases import Database, SqliteDatabase
+from support.service import Service, StartService
+from support.wait import wait_until
+
+GET = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n"
+SLOW_HEADER = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n"
+SLOW_BODY = (
+    b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+    b"content-length: 100000\r\n\r\n"
+)
+
+
+def connect(service: Service) -> socket.socket:
+    return socket.create_connection((service.host, service.port), timeout=10)
+
+
+def drip(client: socket.socket, piece: bytes) -> bytes:
+    """Sends a piece now and then, which defeats a limit on mere inactivity, until the other side
+    has closed; returns what it said."""
+    received = b""
+    client.settimeout(0.1)
+
+    def closed() -> bool:
+        nonlocal received
+        try:
+            client.sendall(piece)
+            data = client.recv(65536)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        received += data
+        return not data
+
+    wait_until(closed, "the service to close the connection", seconds=10)
+    return received
+
+
+def test_slow_headers(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
+    service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
+    client = connect(service)
+    client.sendall(SLOW_HEADER)
+    start = time.monotonic()
+    drip(client, b"a: b\r\n")
+    assert 0.3 < time.monotonic() - start < 3
+
+
+def test_no_header_at_all(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
+    service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
+    client = connect(service)
+    start = time.monotonic()
+    assert client.recv(65536) in (b"",) or time.monotonic() - start < 3
+    assert time.monotonic() - start < 3
+
+
+def test_a_slow_body(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
+    service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=0.5)
+    client = connect(service)
+    client.sendall(SLOW_BODY)
+    start = time.monotonic()
+    said = drip(client, b" ")
+    assert 0.3 < time.monotonic() - start < 3
+    assert said[:12] in (b"HTTP/1.1 503", b"HTTP/1.1 408"), said[:500]
+
+
+def test_a_request_past_its_time_is_a_503(database: Database, start_service: StartService) -> None:
+    service = start_service(
+        database, REQUEST_TIMEOUT_SECONDS=0.3, DATABASE_STATEMENT_TIMEOUT_SECONDS=5
+    )
+    with database.writes_blocked():
+        start = time.monotonic()
+        answer = service.client.post("/users", json={"name": "x"})
+        assert answer.status_code == 503
+        assert "retry-after" not in answer.headers
+        assert time.monotonic() - start < 1.5
+    wait_until(
+        lambda: service.client.post("/users", json={"name": "x"}).status_code == 201,
+        "the next write to succeed",
+    )
+
+
+def test_connections_beyond_the_limit_wait_their_turn(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, until="nothing", MAX_CONNECTIONS=3)
+    wait_until(lambda: answers(service), "the first answer")
+    taken = [connect(service) for _ in range(3)]
+    for client in taken:
+        client.sendall(GET)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    assert not answers(service), "a fourth connection is served"
+    taken.pop().close()
+    wait_until(lambda: answers(service), "a place to be free again")
+    for client in taken:
+        client.close()
+
+
+def answers(service: Service) -> bool:
+    """Whether a new connection gets an answer within half a second."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{service.url}/livez", timeout=0.5).status_code == 200
+    return False
+
+
+def test_running_out_of_file_descriptors(database: Database, start_service: StartService) -> None:
+    limit = 100
+    service = start_service(
+        database,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        HEADER_TIMEOUT_SECONDS=60,
+    )
+    create_user(service.client)
+    process = psutil.Process(service.process.pid)
+    greedy = [connect(service) for _ in range(2 * limit)]
+    wait_until(lambda: process.num_fds() >= limit - 1, "every descriptor to be taken")
+    before = process.cpu_times()
+    wait_until(elapsed(2), "two seconds to pass")
+    after = process.cpu_times()
+    spent = after.user + after.system - before.user - before.system
+    assert spent < 0.5, f"{spent:.2f} s of CPU time in two seconds: it spins"
+    assert process.is_running()
+    assert len(service.text.splitlines()) < 100, "it floods its log"
+    for client in greedy:
+        client.close()
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        assert client.get("/livez").status_code == 200
+        assert create_user(client)
+
+
+def elapsed(seconds: float) -> object:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def test_tcp_nodelay(shared_service: Service) -> None:
+    """Asked of the kernel about the service's own end of a connection."""
+    client = connect(shared_service)
+    client.sendall(GET)
+    assert client.recv(65536)
+    process = psutil.Process(shared_service.process.pid)
+    peer = next(
+        one
+        for one in process.net_connections("tcp")
+        if one.raddr and one.raddr.port == client.getsockname()[1]
+    )
+    pidfd_getfd = 438  # the same on every architecture
+    pidfd = os.pidfd_open(process.pid)
+    duplicate = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, pidfd, peer.fd, 0)
+    os.close(pidfd)
+    if duplicate < 0:
+        pytest.skip(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    with socket.socket(fileno=duplicate) as server:
+        assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: wiki\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n", b"431"),
+    ],
+    ids=["no HTTP", "a huge header"],
+)
+def test_malformed_http_is_refused(
+    shared_service: Service, request_head: bytes, status: bytes
+) -> None:
+    client = connect(shared_service)
+    with contextlib.suppress(OSError):
+        client.sendall(request_head)
+    assert client.recv(65536).startswith(b"HTTP/1.1 " + status)
+    client.close()
+
+
+def test_pipelined_requests_are_answered_in_order(shared_service: Service) -> None:
+    client = connect(shared_service)
+    client.sendall(GET + GET.replace(b"livez", b"nowhere") + GET)
+    received = b""
+    while received.count(b"HTTP/1.1") < 3:
+        data = client.recv(65536)
+        assert data, received
+        received += data
+    statuses = [part[1:4] for part in received.split(b"HTTP/1.1")[1:]]
+    assert statuses == [b"200", b"404", b"200"]
+    client.close()

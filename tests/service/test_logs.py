@@ -1,0 +1,198 @@
+"""What an operator reads: one line per request, and nothing secret."""
+
+import json
+import os
+import pty
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.api import create_post, create_user, problem
+from support.databases import PASSWORD, Database, PostgresDatabase, SqliteDatabase
+from support.service import Service, StartService
+from support.wait import wait_until
+
+
+def request_lines(service: Service, request_id: str) -> list[dict[str, Any]]:
+    return [line for line in service.lines() if line.get("request_id") == request_id]
+
+
+def request_line(service: Service, request_id: str) -> dict[str, Any]:
+    wait_until(lambda: request_lines(service, request_id), f"the log line of {request_id}")
+    lines = [line for line in request_lines(service, request_id) if "status" in line]
+    assert len(lines) == 1, f"not one line per request, but {lines}"
+    return lines[0]
+
+
+def test_one_json_line_per_request(database: Database, start_service: StartService) -> None:
+    service = start_service(database)
+    user = create_user(service.client)
+    for method, path, route, status in (
+        ("GET", f"/users/{user['id']}", "/users/{id}", 200),
+        ("GET", f"/user/{user['id']}", "/user/{id}", 200),
+        ("GET", "/posts/999", "/posts/{id}", 404),
+        ("POST", "/users", "/users", 422),
+    ):
+        answer = service.client.request(method, path)
+        line = request_line(service, answer.headers["x-request-id"])
+        assert line["method"] == method
+        assert line["route"] == route
+        assert int(line["status"]) == status
+        assert line["client"] == "127.0.0.1"
+        duration = next(value for name, value in line.items() if name.startswith("duration"))
+        assert 0 <= float(duration) < 5000
+        assert {"time", "level"} <= set(line)
+    assert all(line[:1] == "{" for line in service.text.splitlines()), "a line is not JSON"
+
+
+def test_an_unknown_path_is_logged_too(shared_service: Service) -> None:
+    answer = shared_service.client.get("/nowhere")
+    assert int(request_line(shared_service, answer.headers["x-request-id"])["status"]) == 404
+
+
+def test_a_sane_request_id_is_kept(shared_service: Service) -> None:
+    for number, one in enumerate(("a", "4f1c-9D_e.7", "x" * 64)):
+        request_id = f"{one}{os.getpid()}-{number}"[:64]
+        answer = shared_service.client.get("/users/1", headers={"x-request-id": request_id})
+        assert answer.headers["x-request-id"] == request_id
+        assert request_line(shared_service, request_id)["route"] == "/users/{id}"
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "two words", "x" * 1000, 'quo"te', "{}", "caf\xe9", "a\tb", "<b>", "a,b;c"]
+)
+def test_any_other_request_id_is_replaced(shared_service: Service, sent: str) -> None:
+    headers = {b"x-request-id": sent.encode("latin-1")}
+    answer = shared_service.client.get("/livez", headers=headers)
+    assert answer.headers["x-request-id"] not in ("", sent)
+
+
+def test_made_request_ids_differ(shared_service: Service) -> None:
+    made = {shared_service.client.get("/livez").headers["x-request-id"] for _ in range(50)}
+    assert len(made) == 50
+
+
+def test_every_line_of_a_request_carries_its_id(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database)
+    database.execute("DROP TABLE posts")
+    request_id = "the-one-that-failed"
+    answer = service.client.get("/posts/1", headers={"x-request-id": request_id})
+    assert problem(answer, 500)["request_id"] == request_id
+    levels = [line["level"] for line in request_lines(service, request_id)]
+    assert len(levels) >= 2
+    assert "ERROR" in levels
+
+
+def test_no_sql_and_no_content_at_info(database: Database, start_service: StartService) -> None:
+    service = start_service(database)
+    user = create_user(service.client, "A name that is nobody's business")
+    create_post(service.client, user["id"], "Content that is nobody's business")
+    service.client.get(f"/users/{user['id']}")
+    for word in ("SELECT", "INSERT", "CREATE TABLE", "nobody's business"):
+        assert word.lower() not in service.text.lower()
+
+
+def test_rust_log_chooses(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
+    quiet = start_service(sqlite_database, RUST_LOG="error")
+    create_user(quiet.client)
+    assert quiet.text == ""
+    chatty = start_service(sqlite_database, RUST_LOG="wiki_service=debug")
+    with socket.create_connection((chatty.host, chatty.port)) as client:
+        client.sendall(b"nonsense\r\n\r\n")
+        wait_until(
+            lambda: any(line["level"] == "DEBUG" for line in chatty.lines()), "a line of debugging"
+        )
+
+
+def test_the_password_is_in_no_line(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    service = start_service(postgres_database, RUST_LOG="debug")
+    create_user(service.client)
+    assert PASSWORD not in service.text
+    assert "SCRAM" not in service.text
+
+
+def test_log_format_chooses(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
+    service = start_service(sqlite_database, LOG_FORMAT="text")
+    create_user(service.client)
+    line = next(line for line in service.text.splitlines() if "201" in line)
+    assert not line.startswith("{")
+    assert "\x1b" not in service.text, "colours belong on a terminal"
+    for word in ("POST", "/users", "127.0.0.1"):
+        assert word in line
+
+
+class Terminal:
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.text = ""
+
+    def read_until(self, word: str) -> str:
+        while word not in self.text:
+            self.text += os.read(self.master, 65536).decode()
+        return self.text
+
+
+@pytest.mark.parametrize("chosen", [{}, {"LOG_FORMAT": ""}, {"LOG_FORMAT": "json"}])
+def test_a_terminal_gets_text_unless_told_otherwise(
+    program: Path, tmp_path: Path, chosen: dict[str, str]
+) -> None:
+    """With nothing set at all, as `cargo run` has it: the first lines say where everything is."""
+    terminal = Terminal()
+    service = Service(program, tmp_path, chosen, stdout=terminal.slave, stderr=terminal.slave)
+    try:
+        service.wait_until_ready()
+        service.client.get("/users/424242")
+        text = terminal.read_until("404")
+    finally:
+        service.close()
+    assert (tmp_path / "wiki.db").exists()
+    first = "\n".join(text.splitlines()[:10])
+    for word in (f":{service.port}", "/docs", "/metrics", "wiki.db"):
+        assert word in first, f"the first lines do not show {word}"
+    json_lines = [line for line in text.splitlines() if line.startswith("{")]
+    if chosen.get("LOG_FORMAT") == "json":
+        assert all(json.loads(line) for line in text.splitlines())
+    else:
+        assert json_lines == []
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "client"),
+    [
+        ("", "198.51.100.7", "127.0.0.1"),
+        ("10.0.0.0/8", "198.51.100.7", "127.0.0.1"),
+        ("127.0.0.0/8", "198.51.100.7", "198.51.100.7"),
+        ("127.0.0.1/32", "198.51.100.7", "198.51.100.7"),
+        ("10.0.0.0/8, 127.0.0.0/8", "203.0.113.9, 198.51.100.7, 10.1.2.3", "198.51.100.7"),
+        ("127.0.0.0/8", "203.0.113.9,198.51.100.7", "198.51.100.7"),
+        ("127.0.0.0/8", "2001:db8::7", "2001:db8::7"),
+        ("127.0.0.0/8", "not an address", "127.0.0.1"),
+        ("127.0.0.0/8", None, "127.0.0.1"),
+    ],
+)
+def test_the_clients_address(
+    sqlite_database: SqliteDatabase,
+    start_service: StartService,
+    trusted: str,
+    forwarded: str | None,
+    client: str,
+) -> None:
+    service = start_service(sqlite_database, TRUSTED_PROXIES=trusted)
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    answer = service.client.get("/users/1", headers=headers)
+    assert request_line(service, answer.headers["x-request-id"])["client"] == client
+
+
+def test_two_forwarded_headers_are_one_list(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, TRUSTED_PROXIES="127.0.0.0/8")
+    headers = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")]
+    answer = service.client.get("/users/1", headers=headers)
+    assert request_line(service, answer.headers["x-request-id"])["client"] == "198.51.100.7"

@@ -1,0 +1,247 @@
+"""The database goes away, in each way that it can, and comes back."""
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from support.api import Answer, at_once, create_user, problem, timed
+from support.databases import Database, Postgres
+from support.net import TcpProxy, free_port
+from support.service import Service, StartService, metrics
+from support.wait import wait_until
+
+# Two seconds are promised; the rest is for a busy machine to measure them.
+LIMIT = 2.5
+POOL = 8
+
+
+@dataclass
+class Outage:
+    environment: dict[str, str]
+    begin: Callable[[], object]
+    end: Callable[[], object]
+
+
+@pytest.fixture(params=["refused", "silent", "stopped", "restarted"])
+def outage(request: pytest.FixtureRequest, own_postgres: Postgres) -> Iterator[Outage]:
+    """refused: no listener. silent: packets are dropped. stopped: SIGSTOP. restarted: shut down."""
+    database = own_postgres.create_database()
+    proxy = TcpProxy(own_postgres.port)
+    begin, end = {
+        "refused": (proxy.refuse, proxy.restore),
+        "silent": (proxy.silence, proxy.restore),
+        "stopped": (own_postgres.pause, own_postgres.resume),
+        "restarted": (own_postgres.stop, own_postgres.start),
+    }[request.param]
+    yield Outage(database.environment_at(proxy.port), begin, end)
+    proxy.close()
+
+
+def calls(service: Service, user_id: int, count: int) -> list[Answer]:
+    """Reads and writes in turn, all at once."""
+
+    def call(number: int) -> Answer:
+        if number % 2:
+            return timed(service.client, "GET", f"/users/{user_id}")
+        body = {"user_id": user_id, "content": f"number {number}"}
+        return timed(service.client, "POST", "/posts", json=body)
+
+    return at_once(count, call)
+
+
+def assert_all_succeed(answers: list[Answer]) -> None:
+    assert {answer.status for answer in answers} == {200, 201}
+
+
+def assert_prompt_503s(answers: list[Answer]) -> None:
+    assert {answer.status for answer in answers} == {503}
+    slowest = max(answer.seconds for answer in answers)
+    assert slowest < LIMIT, f"a request was held for {slowest:.1f} s"
+
+
+def assert_the_pool_is_whole(service: Service, user_id: int) -> None:
+    for _ in range(3):
+        assert_all_succeed(calls(service, user_id, 3 * POOL))
+
+    def at_rest() -> bool:
+        found = metrics(service)
+        connections = found["database_pool_connections"]
+        return found["database_pool_idle_connections"] == connections <= POOL
+
+    wait_until(at_rest, "every connection to be back in the pool")
+
+
+def test_requests_fail_promptly_and_all_is_well_again(
+    outage: Outage, start_service: StartService
+) -> None:
+    service = start_service(**outage.environment)
+    user_id = create_user(service.client)["id"]
+    assert_all_succeed(calls(service, user_id, 3 * POOL))
+    outage.begin()
+    for _ in range(3):
+        assert_prompt_503s(calls(service, user_id, 2 * POOL))
+        ready = timed(service.client, "GET", "/readyz")
+        assert (ready.status, ready.seconds < LIMIT) == (503, True)
+        alive = timed(service.client, "GET", "/livez")
+        assert (alive.status, alive.seconds < 0.5) == (200, True)
+        assert service.client.get("/metrics").status_code == 200
+    problem(service.client.get(f"/users/{user_id}"), 503)
+    outage.end()
+    service.wait_until_ready()
+    assert_the_pool_is_whole(service, user_id)
+
+
+def test_under_load_nothing_hangs_and_nothing_acknowledged_is_lost(
+    outage: Outage, start_service: StartService
+) -> None:
+    service = start_service(**outage.environment)
+    user_id = create_user(service.client)["id"]
+    over = threading.Event()
+    answers: list[Answer] = []
+    acknowledged: list[int] = []
+
+    def client(_: int) -> None:
+        with httpx.Client(base_url=service.url, timeout=30) as http:
+            while not over.is_set():
+                body = {"user_id": user_id, "content": "under load"}
+                answer = http.post("/posts", json=body)
+                seconds = answer.elapsed.total_seconds()
+                answers.append(Answer(answer.status_code, seconds, answer.headers))
+                if answer.status_code == 201:
+                    acknowledged.append(answer.json()["post_id"])
+
+    def count(status: int) -> int:
+        return sum(answer.status == status for answer in answers)
+
+    with ThreadPoolExecutor(2 * POOL) as pool:
+        clients = pool.map(client, range(2 * POOL))
+        try:
+            wait_until(lambda: count(201) > 50, "fifty posts before the outage")
+            outage.begin()
+            wait_until(lambda: count(503) > 4 * POOL, "requests to fail")
+            outage.end()
+            service.wait_until_ready()
+            successes = count(201)
+            wait_until(lambda: count(201) > successes + 50, "fifty posts after the outage")
+        finally:
+            over.set()
+        list(clients)
+    assert {answer.status for answer in answers} == {201, 503}
+    slowest = max(answer.seconds for answer in answers)
+    assert slowest < LIMIT, f"a request was held for {slowest:.1f} s"
+    for post_id in acknowledged:
+        assert service.client.get(f"/posts/{post_id}").status_code == 200
+    assert_the_pool_is_whole(service, user_id)
+
+
+def test_retry_after_where_nothing_was_sent(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    service = start_service(own_postgres.create_database())
+    own_postgres.stop()
+    wait_until(
+        lambda: service.client.post("/users", json={"name": "x"}).status_code == 503, "the outage"
+    )
+    answer = service.client.post("/users", json={"name": "x"})
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_no_retry_after_where_an_insert_was_sent(
+    database: Database, start_service: StartService
+) -> None:
+    """The statement was cancelled, or its answer was lost: a retry might write twice."""
+    service = start_service(database)
+    with database.writes_blocked():
+        answer = timed(service.client, "POST", "/users", json={"name": "x"})
+    assert answer.status == 503
+    assert answer.seconds < LIMIT
+    assert "retry-after" not in answer.headers
+
+
+def test_no_retry_after_where_the_answer_was_lost(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    database = own_postgres.create_database()
+    proxy = TcpProxy(own_postgres.port)
+    service = start_service(DATABASE_POOL_SIZE=1, **database.environment_at(proxy.port))
+    create_user(service.client)
+    with database.writes_blocked(), ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(service.client.post, "/users", json={"name": "x"})
+        wait_until(lambda: waiting_for_a_lock(database), "the insert to arrive", every=0.005)
+        proxy.silence()
+        answer = pending.result()
+    problem(answer, 503)
+    assert "retry-after" not in answer.headers
+    proxy.close()
+
+
+def waiting_for_a_lock(database: Database) -> bool:
+    return bool(
+        database.execute(
+            "SELECT 1 FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    )
+
+
+def test_statements_are_cut_at_their_limit(database: Database, start_service: StartService) -> None:
+    service = start_service(database)
+    user = create_user(service.client)
+    with database.writes_blocked():
+        for answer in at_once(
+            POOL, lambda _: timed(service.client, "POST", "/users", json={"name": "x"})
+        ):
+            assert (answer.status, answer.seconds < LIMIT) == (503, True), answer
+    assert_the_pool_is_whole(service, user["id"])
+
+
+def test_a_postgresql_that_is_full_is_no_error_of_the_service(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    database = own_postgres.create_database()
+    service = start_service(database)
+    user_id = create_user(service.client)["id"]
+    with contextlib.ExitStack() as others:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                others.enter_context(own_postgres.connect("postgres"))
+        answers = calls(service, user_id, 3 * POOL)
+        assert {answer.status for answer in answers} <= {200, 201, 503}
+        assert max(answer.seconds for answer in answers) < LIMIT
+    service.wait_until_ready()
+    assert_the_pool_is_whole(service, user_id)
+
+
+def test_the_database_moves_to_a_new_address(
+    own_postgres: Postgres, start_service: StartService, tmp_path: Path
+) -> None:
+    """Its name leads elsewhere, and the old address is silent: no packet says that it is gone."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.1 database.example\n")
+    own_hosts = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0"')
+    if os.geteuid() or subprocess.run([*own_hosts, "true"], check=False).returncode:
+        pytest.skip("a process with hosts of its own takes root, and mounts to be allowed")
+    database = own_postgres.create_database()
+    port = free_port()
+    old = TcpProxy(own_postgres.port, host="127.0.0.1", port=port)
+    new = TcpProxy(own_postgres.port, host="127.0.0.2", port=port)
+    settings = database.environment_at(port, host="database.example")
+    service = start_service(wrapper=own_hosts, **settings)
+    user_id = create_user(service.client)["id"]
+    assert_all_succeed(calls(service, user_id, 2 * POOL))
+    old.silence()
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.2 database.example\n")
+    assert max(answer.seconds for answer in calls(service, user_id, 2 * POOL)) < LIMIT
+    service.wait_until_ready()
+    assert_the_pool_is_whole(service, user_id)
+    old.close()
+    new.close()

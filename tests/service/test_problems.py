@@ -1,0 +1,155 @@
+"""Every error that is not validation: its status, its headers, its body."""
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from support.api import create_user, problem
+from support.databases import Database, PostgresDatabase
+from support.service import Service, StartService
+
+JSON = {"content-type": "application/json"}
+LIMIT = 1024 * 1024
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/users/1/posts", "/userss", "/docs/nowhere"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_unknown_path(api: httpx.Client, method: str, path: str) -> None:
+    problem(api.request(method, path), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/users", "POST"),
+        ("/posts", "POST"),
+        ("/user/1", "GET"),
+        ("/users/1", "GET"),
+        ("/posts/1", "GET"),
+        ("/metrics", "GET"),
+        ("/livez", "GET"),
+        ("/readyz", "GET"),
+        ("/healthz", "GET"),
+        ("/docs", "GET"),
+        ("/redoc", "GET"),
+        ("/openapi.json", "GET"),
+        ("/openapi.yaml", "GET"),
+        ("/", "GET"),
+    ],
+)
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "PROPFIND", "BREW"])
+def test_a_wrong_method(api: httpx.Client, method: str, path: str, allowed: str) -> None:
+    answer = api.request(method, path)
+    problem(answer, 405)
+    methods = {word.strip() for word in answer.headers["allow"].split(",")}
+    assert allowed in methods
+    assert methods <= {allowed, "HEAD", "OPTIONS"}, f"{path} does not take {methods}"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/xml", "?"],
+)
+def test_a_wrong_content_type(api: httpx.Client, content_type: str) -> None:
+    headers = {"content-type": content_type}
+    for path in ("/users", "/posts"):
+        body = problem(api.post(path, content=b'{"name": "x"}', headers=headers), 415)
+        assert "application/json" in body["detail"], "the detail should say what is accepted"
+
+
+def test_no_content_type_is_taken_as_json(api: httpx.Client) -> None:
+    """As the predecessor does."""
+    assert api.post("/users", content=b'{"name": "x"}').status_code == 201
+
+
+def test_a_content_type_with_a_charset(api: httpx.Client) -> None:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    assert api.post("/users", content=b'{"name": "x"}', headers=headers).status_code == 201
+
+
+def filled(size: int) -> bytes:
+    """A user of `size` bytes, all of them read before it can be judged."""
+    return b'{"name":"x"' + b" " * (size - 12) + b"}"
+
+
+def chunks(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), 65536):
+        yield body[start : start + 65536]
+
+
+def test_a_body_at_the_limit(api: httpx.Client) -> None:
+    assert api.post("/users", content=filled(LIMIT), headers=JSON).status_code == 201
+    assert api.post("/users", content=chunks(filled(LIMIT)), headers=JSON).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/users", "/posts"])
+def test_a_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
+    body = problem(api.post(path, content=filled(LIMIT + 1), headers=JSON), 413)
+    assert str(LIMIT) in body["detail"].replace(",", ""), "the detail should say what the limit is"
+
+
+@pytest.mark.parametrize("path", ["/users", "/posts"])
+def test_a_chunked_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
+    problem(api.post(path, content=chunks(filled(LIMIT + 1)), headers=JSON), 413)
+
+
+def test_a_body_that_ends_too_early(shared_service: Service) -> None:
+    with socket.create_connection((shared_service.host, shared_service.port), timeout=10) as client:
+        client.sendall(
+            b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+            b'content-length: 100\r\n\r\n{"name"'
+        )
+        client.shutdown(socket.SHUT_WR)
+        said = client.recv(65536)
+    assert said.startswith(b"HTTP/1.1 400 ") or said == b"", said
+
+
+def test_the_limit_of_a_body_is_a_variable(
+    sqlite_database: Database, start_service: StartService
+) -> None:
+    client = start_service(sqlite_database, MAX_BODY_BYTES=100).client
+    assert client.post("/users", content=filled(100), headers=JSON).status_code == 201
+    problem(client.post("/users", content=filled(101), headers=JSON), 413)
+
+
+def test_an_error_inside_says_nothing_of_its_cause(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database)
+    database.execute("DROP TABLE posts")
+    answer = service.client.get("/posts/1")
+    problem(answer, 500)
+    assert "retry-after" not in answer.headers
+    for word in ("table", "relation", "SELECT", "sql", "posts does not exist"):
+        assert word.lower() not in answer.text.lower().replace("/posts/1", "")
+    request_id = answer.headers["x-request-id"]
+    causes = [
+        line
+        for line in service.lines()
+        if line["level"] == "ERROR" and line.get("request_id") == request_id
+    ]
+    assert any("posts" in str(line).replace("/posts/", "") for line in causes), (
+        "the log does not say that the table is missing"
+    )
+
+
+def test_a_panic_is_a_500_and_the_process_lives_on(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    """PostgreSQL's `infinity` is beyond the calendar of the date library, which panics on it."""
+    service = start_service(postgres_database)
+    user = create_user(service.client)
+    postgres_database.execute("UPDATE users SET created_time = 'infinity'")
+    for _ in range(20):
+        answer = service.client.get(f"/users/{user['id']}")
+        body = problem(answer, 500)
+        assert "overflow" not in answer.text
+    assert service.process.poll() is None
+    assert "panic" in service.text
+    assert body["request_id"] in service.text
+    assert all(line.startswith("{") for line in service.text.splitlines()), "a line is not JSON"
+    assert create_user(service.client)["id"] > user["id"]
+    series = 'http_requests_total{method="GET",route="/users/{id}",status="500"} 20'
+    assert series in service.client.get("/metrics").text

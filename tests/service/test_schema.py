@@ -1,0 +1,181 @@
+"""Migrations: several replicas at once, the predecessor's tables, and a newer schema."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.api import CREATED_TIME, create_post, create_user
+from support.databases import Database, PostgresDatabase
+from support.service import StartService, environment
+
+# As SQLAlchemy 2 makes them from the predecessor's models.
+PREDECESSOR = """
+CREATE TABLE users (
+    id SERIAL NOT NULL,
+    name VARCHAR NOT NULL,
+    created_time TIMESTAMP WITHOUT TIME ZONE,
+    PRIMARY KEY (id)
+);
+CREATE INDEX ix_users_id ON users (id);
+CREATE TABLE posts (
+    post_id SERIAL NOT NULL,
+    content VARCHAR NOT NULL,
+    user_id INTEGER NOT NULL,
+    created_time TIMESTAMP WITHOUT TIME ZONE,
+    PRIMARY KEY (post_id),
+    FOREIGN KEY(user_id) REFERENCES users (id)
+);
+CREATE INDEX ix_posts_post_id ON posts (post_id);
+INSERT INTO users (name, created_time) VALUES
+    ('Ada', '2024-12-14 10:30:00.123456'),
+    ('Grace', '2024-12-14 10:30:01'),
+    (repeat('x', 300), now());
+INSERT INTO posts (content, user_id, created_time) VALUES
+    ('First', 1, '2024-12-14 10:35:00.1'),
+    ('Second', 2, '2024-12-14 10:36:00.000001');
+"""
+
+
+def test_ten_replicas_start_at_once_on_an_empty_database(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    replicas = [start_service(postgres_database, until="nothing") for _ in range(10)]
+    for replica in replicas:
+        replica.wait_until_ready()
+    ids = [create_user(replica.client)["id"] for replica in replicas]
+    assert len(set(ids)) == 10
+    for replica in replicas:
+        assert not [line for line in replica.lines() if line["level"] == "ERROR"]
+        assert replica.client.get(f"/users/{ids[0]}").status_code == 200
+
+
+@pytest.fixture
+def predecessors(postgres_database: PostgresDatabase) -> PostgresDatabase:
+    postgres_database.execute(PREDECESSOR)
+    return postgres_database
+
+
+def test_the_predecessors_rows_are_served(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    url = predecessors.environment["DATABASE_URL"].replace("postgres:", "postgresql+asyncpg:")
+    client = start_service(predecessors, DATABASE_URL=url).client
+    expected = {"id": 1, "name": "Ada", "created_time": "2024-12-14T10:30:00.123456"}
+    assert client.get("/user/1").json() == expected
+    assert client.get("/users/2").json()["created_time"] == "2024-12-14T10:30:01.000000"
+    assert client.get("/users/3").json()["name"] == "x" * 300, "longer than what is taken today"
+    assert CREATED_TIME.fullmatch(client.get("/users/3").json()["created_time"])
+    assert client.get("/posts/1").json() == {
+        "post_id": 1,
+        "content": "First",
+        "user_id": 1,
+        "created_time": "2024-12-14T10:35:00.100000",
+    }
+    assert create_user(client)["id"] == 4
+    assert create_post(client, 1)["post_id"] == 3
+
+
+def test_the_predecessors_ids_grow_beyond_32_bits(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    largest = 2**31 - 1
+    predecessors.execute(f"SELECT setval('users_id_seq', {largest})")
+    predecessors.execute(f"SELECT setval('posts_post_id_seq', {largest})")
+    client = start_service(predecessors).client
+    user = create_user(client)
+    assert user["id"] == largest + 1
+    post = create_post(client, user["id"])
+    assert (post["post_id"], post["user_id"]) == (largest + 1, largest + 1)
+    assert client.get(f"/posts/{largest + 1}").json() == post
+
+
+def test_a_migrated_database_is_left_as_it_is(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    first = start_service(predecessors)
+    create_user(first.client)
+    assert first.terminate() == 0
+    rows = predecessors.execute("SELECT * FROM users ORDER BY id")
+    columns = schema(predecessors)
+    again = start_service(predecessors)
+    assert predecessors.execute("SELECT * FROM users ORDER BY id") == rows
+    assert schema(predecessors) == columns
+    assert create_user(again.client)["id"] == 5
+
+
+def test_an_adopted_schema_is_a_fresh_schema(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    """What one version of the service works on does not depend on who made it."""
+    fresh = predecessors.server.create_database()
+    start_service(predecessors)
+    start_service(fresh)
+    assert schema(predecessors) == schema(fresh)
+
+
+def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
+    return database.execute(
+        "SELECT table_name, column_name, data_type FROM information_schema.columns "
+        "WHERE table_schema = 'public' ORDER BY 1, 2"
+    )
+
+
+def test_the_previous_version_works_on_what_the_next_one_migrated(
+    database: Database, start_service: StartService
+) -> None:
+    first = start_service(database)
+    user = create_user(first.client)
+    assert first.terminate() == 0
+    database.execute("ALTER TABLE users ADD COLUMN biography text")
+    database.execute("CREATE TABLE categories (id bigint primary key)")
+    database.execute(
+        "INSERT INTO seaql_migrations (version, applied_at) "
+        "VALUES ('m99990101_000000_of_the_next_version', 4102444800)"
+    )
+    second = start_service(database)
+    assert second.client.get(f"/users/{user['id']}").json() == user
+    assert create_user(second.client)["id"] > user["id"]
+
+
+def test_a_post_needs_its_user_in_the_database_too(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database)
+    user = create_user(service.client)
+    create_post(service.client, user["id"])
+    with database.connect() as connection:
+        if database.kind == "sqlite":
+            connection.execute("PRAGMA foreign_keys = ON")
+        with pytest.raises(Exception, match=r"(?i)foreign key"):
+            connection.execute("DELETE FROM users")
+
+
+def migrate(program: Path, database: Database) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, "migrate"],
+        env=environment(**database.environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_migrate_migrates_and_ends(
+    program: Path, database: Database, start_service: StartService
+) -> None:
+    for _ in range(2):
+        run = migrate(program, database)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert database.execute("SELECT count(*) FROM users") == [(0,)]
+    assert create_user(start_service(database).client)["id"] == 1
+
+
+def test_migrate_says_when_it_cannot(program: Path, postgres_database: PostgresDatabase) -> None:
+    postgres_database.environment["PGPASSWORD"] = "wr0ng-s3cr3t"
+    run = migrate(program, postgres_database)
+    assert run.returncode not in (0, 101)
+    assert "password" in run.stdout + run.stderr
+    assert "wr0ng-s3cr3t" not in run.stdout + run.stderr

@@ -1,0 +1,132 @@
+"""SIGTERM and SIGINT: a replica leaves without a client noticing."""
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from support.api import create_user
+from support.databases import Database, Postgres, SqliteDatabase
+from support.service import Service, StartService, metrics
+from support.wait import wait_until
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+def ready(service: Service) -> bool:
+    """As a new connection sees it, which is what a probe is."""
+    try:
+        return httpx.get(f"{service.url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def connection(service: Service, request: bytes = b"") -> socket.socket:
+    client = socket.create_connection((service.host, service.port), timeout=30)
+    client.sendall(request)
+    return client
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_it_ends_at_once_when_idle(
+    database: Database, start_service: StartService, number: signal.Signals
+) -> None:
+    service = start_service(database)
+    create_user(service.client)
+    start = time.monotonic()
+    assert service.terminate(number) == 0
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_requests_in_flight_finish(
+    database: Database, start_service: StartService, number: signal.Signals
+) -> None:
+    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=20)
+    create_user(service.client)
+    resting = metrics(service)["http_requests_in_flight"]
+    with ThreadPoolExecutor(3) as pool:
+        with database.writes_blocked():
+            pending = [pool.submit(create_user, service.client, f"{n}") for n in range(3)]
+            wait_until(
+                lambda: metrics(service)["http_requests_in_flight"] == resting + 3,
+                "requests in flight",
+                every=0.005,
+            )
+            service.process.send_signal(number)
+            wait_until(lambda: not ready(service), "readiness to fail", every=0.005)
+            assert service.process.poll() is None
+        users = [one.result() for one in pending]
+    assert service.wait_for_end() == 0
+    stored = {row[0] for row in database.execute("SELECT id FROM users")}
+    assert {user["id"] for user in users} <= stored
+
+
+def test_idle_connections_are_closed(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, SHUTDOWN_GRACE_SECONDS=20)
+    request = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n"
+    used, unused = connection(service, request), connection(service)
+    assert used.recv(65536).startswith(b"HTTP/1.1 200")
+    start = time.monotonic()
+    service.process.send_signal(signal.SIGTERM)
+    assert used.recv(65536) == b""
+    assert unused.recv(65536) == b""
+    assert service.wait_for_end() == 0
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        b"POST /users HT",
+        b"POST /users HTTP/1.1\r\nhost: wiki\r\n",
+        b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+        b'content-length: 100\r\n\r\n{"na',
+        b"GET /redoc HTTP/1.1\r\nhost: wiki\r\n\r\n" * 20,
+    ],
+    ids=["no request", "half a header", "half a body", "never reads"],
+)
+def test_a_stuck_client_does_not_hold_it_beyond_the_grace(
+    sqlite_database: SqliteDatabase, start_service: StartService, stuck: bytes
+) -> None:
+    service = start_service(
+        sqlite_database,
+        SHUTDOWN_GRACE_SECONDS=1,
+        REQUEST_TIMEOUT_SECONDS=60,
+        HEADER_TIMEOUT_SECONDS=60,
+    )
+    client = connection(service, stuck)
+    assert service.client.get("/livez").status_code == 200
+    start = time.monotonic()
+    assert service.terminate() == 0
+    assert time.monotonic() - start < 3
+    client.close()
+
+
+def test_a_database_that_hangs_does_not_hold_it_beyond_the_grace(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    service = start_service(
+        own_postgres.create_database(), SHUTDOWN_GRACE_SECONDS=1, REQUEST_TIMEOUT_SECONDS=60
+    )
+    create_user(service.client)
+    own_postgres.pause()
+    start = time.monotonic()
+    assert service.terminate() == 0
+    assert time.monotonic() - start < 3.5
+
+
+def test_it_ends_while_it_waits_for_the_database(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    database = own_postgres.create_database()
+    own_postgres.stop()
+    service = start_service(database, until="listening")
+    start = time.monotonic()
+    assert service.terminate() == 0
+    assert time.monotonic() - start < 3

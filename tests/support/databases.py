@@ -1,0 +1,239 @@
+"""The two kinds of database, behind one face, for tests whose body is the same on both."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import trustme
+
+from support.net import free_port
+from support.wait import wait_until
+
+USER = "wiki"
+# What a generator may hand out: it would need escaping in a URL, and must never be seen in a log.
+PASSWORD = "s3cr3t&p@ss/w?rd%41"
+
+
+class SqliteDatabase:
+    kind = "sqlite"
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.environment = {"DATABASE_URL": f"sqlite://{path}"}
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.connect() as connection:
+            return connection.execute(sql).fetchall()
+
+    @contextlib.contextmanager
+    def writes_blocked(self) -> Iterator[None]:
+        with self.connect() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+
+
+class PostgresDatabase:
+    kind = "postgresql"
+
+    def __init__(self, server: "Postgres", name: str):
+        self.server = server
+        self.name = name
+        self.environment = self.environment_at(server.port)
+
+    def environment_at(self, port: int, host: str = "127.0.0.1") -> dict[str, str]:
+        url = f"postgres://{USER}@{host}:{port}/{self.name}"
+        return {"DATABASE_URL": url, "PGPASSWORD": PASSWORD}
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return self.server.connect(self.name)
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.connect() as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def writes_blocked(self) -> Iterator[None]:
+        with self.connect() as connection, connection.transaction(force_rollback=True):
+            connection.execute("LOCK TABLE users, posts IN SHARE MODE")
+            yield
+
+
+Database = SqliteDatabase | PostgresDatabase
+
+
+class Postgres:
+    """A PostgreSQL server of the test's own: TCP on loopback, scram passwords, fsync on."""
+
+    def __init__(self, template: Path, *, host: str = "127.0.0.1"):
+        self.host = host
+        self.port = free_port()
+        self._home = _home()
+        self.data = self._home / "data"
+        subprocess.run(["cp", "-a", template, self.data], check=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process, "this PostgreSQL is not running"
+        return self._process
+
+    def start(self) -> "Postgres":
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    _program("postgres"),
+                    *("-D", self.data),
+                    *("-p", str(self.port)),
+                    *("-c", f"listen_addresses={self.host}"),
+                    *("-c", "unix_socket_directories="),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **_unprivileged(),
+            )
+        wait_until(self._answers, f"PostgreSQL, whose log is {self._home}/log")
+        return self
+
+    def _answers(self) -> bool:
+        log = (self._home / "log").read_text()
+        assert self.process.poll() is None, f"PostgreSQL ended: {log}"
+        try:
+            self.connect("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def connect(self, database: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host=self.host,
+            port=self.port,
+            user=USER,
+            password=PASSWORD,
+            dbname=database,
+            autocommit=True,
+            connect_timeout=5,
+        )
+
+    def create_database(self) -> PostgresDatabase:
+        self._databases += 1
+        database = PostgresDatabase(self, f"wiki{self._databases}")
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {database.name}")
+        return database
+
+    def use_tls(self, certificate: trustme.LeafCert) -> None:
+        """From the next start on, with no way in but TLS."""
+        chain, key = self.data / "server.crt", self.data / "server.key"
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path(chain, append=True)
+        certificate.private_key_pem.write_to_path(key)
+        key.chmod(0o600)
+        (self.data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")
+        with (self.data / "postgresql.conf").open("a") as configuration:
+            configuration.write("ssl = on\n")
+        owner = self.data.stat()
+        for path in (chain, key):
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+    def pause(self) -> None:
+        """Stops every process of it, as a hung disk or a frozen machine would."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        postmaster = psutil.Process(self.process.pid)
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def stop(self) -> None:
+        """A fast shutdown: sessions are ended. `start` brings it back with its data."""
+        if self._process:
+            self.resume()
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=60)
+            self._process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._home)
+
+
+def initdb() -> Path:
+    """An initialised data directory, to be copied for each server."""
+    home = _home()
+    password = home / "password"
+    password.write_text(PASSWORD)
+    subprocess.run(
+        [
+            _program("initdb"),
+            *("-D", home / "template"),
+            *("-U", USER),
+            *("-A", "scram-sha-256"),
+            f"--pwfile={password}",
+            *("-E", "UTF8"),
+            "--no-locale",
+            "--no-sync",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=home,
+        **_unprivileged(),
+    )
+    return home / "template"
+
+
+def _home() -> Path:
+    """A directory that PostgreSQL's user owns, outside pytest's, which is the test user's alone."""
+    home = Path(tempfile.mkdtemp(prefix="wiki-test-postgresql-"))
+    if user := _unprivileged().get("user"):
+        shutil.chown(home, user)
+    return home
+
+
+def _unprivileged() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _program(name: str) -> Path:
+    candidates = sorted(
+        Path("/usr/lib/postgresql").glob(f"*/bin/{name}"),
+        key=lambda path: float(path.parent.parent.name),
+        reverse=True,
+    )
+    if found := shutil.which(name):
+        candidates.append(Path(found))
+    assert candidates, (
+        f"no PostgreSQL: {name} is neither on PATH nor in /usr/lib/postgresql/*/bin. "
+        "The tests need a real one (Debian: apt-get install postgresql)."
+    )
+    return candidates[0]

@@ -1,0 +1,155 @@
+"""The service as its users run it: a process with an environment, a port and a log."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.net import free_port
+from support.wait import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+live: list["Service"] = []
+
+
+def build() -> Path:
+    """Builds the service and says where its program is."""
+    messages = subprocess.run(
+        ["cargo", "build", "--locked", "--message-format=json-render-diagnostics"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    programs = [
+        message["executable"]
+        for message in map(json.loads, messages.splitlines())
+        if message.get("executable") and message["target"]["name"] == "wiki-service"
+    ]
+    return Path(programs[-1])
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """An environment with nothing of the developer's in it that the service might read."""
+    return {"PATH": os.environ["PATH"], **variables}
+
+
+class Service:
+    def __init__(
+        self,
+        program: Path,
+        directory: Path,
+        variables: dict[str, str],
+        *,
+        host: str = "127.0.0.1",
+        wrapper: tuple[str, ...] = (),
+        **popen: Any,
+    ):
+        self.host = host
+        self.port = int(variables.get("PORT") or free_port())
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        self.log = directory / f"service-{self.port}.log"
+        self._seen = 0
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*wrapper, program],
+                cwd=directory,
+                env=environment(PORT=str(self.port), **variables),
+                **{
+                    "stdin": subprocess.DEVNULL,
+                    "stdout": log,
+                    "stderr": subprocess.STDOUT,
+                    **popen,
+                },
+            )
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+        live.append(self)
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log's JSON lines, each as one flat dictionary, in order."""
+        return [flatten(json.loads(line)) for line in self.text.splitlines() if line[:1] == "{"]
+
+    def new_text(self) -> str:
+        """What was logged since the last call."""
+        new = self.text[self._seen :]
+        self._seen += len(new)
+        return new
+
+    def wait_until_ready(self) -> "Service":
+        def ready() -> bool:
+            assert self.process.poll() is None, (
+                f"the service ended with {self.process.returncode}:\n{self.text}"
+            )
+            with contextlib.suppress(httpx.TransportError):
+                return self.client.get("/readyz").status_code == 200
+            return False
+
+        wait_until(ready, f"{self.url}/readyz to answer 200", seconds=60)
+        return self
+
+    def wait_until_listening(self) -> "Service":
+        def answers() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return self.client.get("/livez").status_code == 200
+            return False
+
+        wait_until(answers, f"{self.url}/livez to answer 200")
+        return self
+
+    def wait_for_end(self, seconds: float = 30) -> int:
+        return self.process.wait(timeout=seconds)
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 30) -> int:
+        self.process.send_signal(number)
+        return self.wait_for_end(seconds)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """Ends it at once, whatever the test left it in."""
+        self.client.close()
+        live.remove(self)
+        self.kill()
+
+
+StartService = Callable[..., Service]
+
+
+def flatten(value: dict[str, Any]) -> dict[str, Any]:
+    """Brings the keys of nested objects to the top, so that no test minds where a field is."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: dict[str, Any]) -> None:
+        for key, inner in node.items():
+            if isinstance(inner, dict):
+                walk(inner)
+            else:
+                flat[key] = inner
+
+    walk(value)
+    return flat
+
+
+def metrics(service: Service | httpx.Client) -> dict[str, float]:
+    """Each sample of /metrics by its name and labels, as they are written."""
+    client = service.client if isinstance(service, Service) else service
+    return dict(samples(client.get("/metrics").text))
+
+
+def samples(exposition: str) -> Iterator[tuple[str, float]]:
+    for line in exposition.splitlines():
+        if line and not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            yield name, float(value)
