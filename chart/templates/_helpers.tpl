@@ -62,9 +62,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* What every container has in common: the same argument, and "image" where it is not the component's. */}}
+{{/* What every container has in common: the same argument. */}}
 {{- define "wiki.container" -}}
-image: {{ include "wiki.image" (dict "root" .root "image" (.image | default .values.image)) }}
+image: {{ include "wiki.image" (dict "root" .root "image" .values.image) }}
 imagePullPolicy: {{ .root.Values.global.imagePullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false

@@ -1,6 +1,7 @@
 """A default release on a real cluster, and what its users do with it from the first day to the last."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,24 +58,38 @@ OPERATORS = ("postgresql.cnpg.io", "monitoring.coreos.com")
 def test_notes_give_the_next_commands(release: Release, notes: dict[str, str]) -> None:
     text = notes["install"].partition("NOTES:")[2]
     for command in (
-        "kubectl --namespace wiki-release-test wait --for=condition=ready pod",
         "helm test wiki-release --namespace wiki-release-test",
         "port-forward service/wiki-release-api 8000",
         f"http://{release.host}/grafana/d/creation-dashboard-678/creation",
     ):
         assert command in text
+    wait = re.search(r"^ +(kubectl .* rollout status .*)$", text, re.MULTILINE)
+    assert wait
+    assert "successfully rolled out" in release.cluster.run(*wait[1].split()).stdout
     assert "WARNING: Grafana's login is admin / admin" in text
     assert "keeps the volumes" in text
 
 
 @pytest.mark.parametrize("name", ["helm3", "helm4"])
 def test_helm_test_creates_a_user_and_reads_it_back(release: Release, name: str) -> None:
-    release.cluster.run(
+    done = release.cluster.run(
         *(install(name), "test", release.name, "--namespace", release.namespace, "--timeout=3m")
     )
-    log = release.kubectl("logs", "wiki-release-test")
-    assert "POST /users: HTTP/1.1 201" in log
-    assert "passed" in log
+    assert re.search(r"Phase: +Succeeded", done.stdout)
+    names = {pod["metadata"]["name"] for pod in release.get("pods")["items"]}
+    assert "wiki-release-test" not in names, "a pod that has ended is never ready"
+
+
+def test_helm_test_fails_when_the_api_does(release: Release) -> None:
+    service = '{"spec": {"selector": {"app.kubernetes.io/component": "%s"}}}'
+    patch = ("patch", "service", "wiki-release-api", "--patch")
+    release.kubectl(*patch, service % "prometheus")
+    try:
+        done = release.helm("test", "--timeout=1m", check=False)
+    finally:
+        release.kubectl(*patch, service % "api")
+        release.wait_until_answering()
+    assert done.returncode != 0
 
 
 def test_the_api_answers_through_the_ingress(release: Release) -> None:
@@ -93,10 +108,10 @@ def test_the_api_answers_through_the_ingress(release: Release) -> None:
 
 def test_the_ingress_publishes_nothing_else(release: Release) -> None:
     """What the controller does not know it answers itself, without the API's JSON."""
-    for path in ("/metrics", "/readyz", "/livez", "/nothing", "/userss"):
+    for path in ("/metrics", "/readyz", "/livez", "/nothing"):
         answer = release.client.get(path)
         assert answer.status_code == 404
-        assert "json" not in answer.headers["content-type"]
+        assert "json" not in answer.headers["content-type"], f"{path} reaches the API"
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
@@ -139,8 +154,8 @@ def test_prometheus_reads_every_replica_and_the_kubelets(
     expected = {
         f"{release.namespace}/wiki-release-api": ["up"] * 2,
         "prometheus": ["up"],
-        "kubelet": ["up"] * nodes,
-        "cadvisor": ["up"] * nodes,
+        "kubelet-volumes": ["up"] * nodes,
+        "kubelet-resources": ["up"] * nodes,
     }
     wait_until(lambda: targets(prometheus) == expected, "all targets to be up", seconds=150)
     release.kubectl("scale", "deployment/wiki-release-api", "--replicas=1")
@@ -324,7 +339,16 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Rel
     assert "kept due to the resource policy" in done.stdout
     claims = {claim["metadata"]["name"] for claim in release.get("pvc")["items"]}
     assert claims == {f"wiki-release-{part}" for part in (*PARTS[1:], "backup")}
-    wait_until(lambda: not release.get("pods")["items"], "all pods to be gone", seconds=90)
+
+    def running() -> list[str]:
+        pods = release.get("pods")["items"]
+        return [
+            pod["metadata"]["name"]
+            for pod in pods
+            if pod["status"]["phase"] not in ("Succeeded", "Failed")
+        ]
+
+    wait_until(lambda: not running(), "all pods to be gone", seconds=90, every=0.5)
 
     # the other Helm takes over what the first one kept
     again = Release(

@@ -1,27 +1,37 @@
-{{/* A Job's template that works on the dumps: the CronJob's "pod" and "labels", and which "script". */}}
+{{/* A Job's specification that works on the dumps: (dict "root" $ "script" "backup") or "restore". */}}
 {{- define "wiki.databaseJob" -}}
-{{- $root := .pod.root -}}
+{{- $root := .root }}
+{{- $labels := dict "root" $root "component" "backup" "persistence" (merge (dict "enabled" true) $root.Values.backup.persistence) }}
+{{- $values := merge (dict "resources" $root.Values.backup.resources) (omit $root.Values.postgresql "resources") }}
+{{- $pod := dict "root" $root "values" $values -}}
 spec:
   backoffLimit: 2
+  activeDeadlineSeconds: 3600
   template:
     metadata:
-      labels: {{- include "wiki.selectorLabels" .labels | nindent 8 }}
+      labels: {{- include "wiki.selectorLabels" $labels | nindent 8 }}
     spec:
-      {{- include "wiki.podSpec" .pod | nindent 6 }}
+      {{- include "wiki.podSpec" $pod | nindent 6 }}
       restartPolicy: Never
       containers:
         - name: {{ .script }}
-          {{- include "wiki.container" .pod | nindent 10 }}
+          {{- include "wiki.container" $pod | nindent 10 }}
           command: [sh, -euc]
           args:
             - |
+              # a release that is being installed has no database yet
+              until pg_isready --quiet; do sleep 1; done
+              cd /backup
               {{- include (printf "wiki.%sScript" .script) $root | nindent 14 }}
           env:
             {{- include "wiki.libpqEnv" $root | trim | nindent 12 }}
+            {{- if eq .script "backup" }}
             - name: KEEP
               value: {{ $root.Values.backup.keep | quote }}
+            {{- else }}
             - name: DUMP
               value: ""
+            {{- end }}
           volumeMounts:
             - name: data
               mountPath: /backup
@@ -31,7 +41,7 @@ spec:
             {{- . | nindent 12 }}
             {{- end }}
       volumes:
-        {{- include "wiki.dataVolume" .labels | nindent 8 }}
+        {{- include "wiki.dataVolume" $labels | nindent 8 }}
         - name: tmp
           emptyDir: {}
         {{- with include "wiki.caVolume" $root }}
@@ -40,7 +50,6 @@ spec:
 {{- end }}
 
 {{- define "wiki.backupScript" -}}
-cd /backup
 dump=wiki-$(date -u +%Y%m%dT%H%M%SZ).dump
 # under another name until it is whole
 pg_dump --format=custom --file="$dump.part"
@@ -56,7 +65,6 @@ done
 {{- end }}
 
 {{- define "wiki.restoreScript" -}}
-cd /backup
 # the newest, unless DUMP names another
 for dump in wiki-*.dump; do :; done
 dump=${DUMP:-$dump}
