@@ -1,11 +1,12 @@
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support import kube
 from support.helm import CHART, Helm, install
-from support.kube import Cluster, Release
+from support.kube import Cluster, NewRelease, Release
 
 
 @pytest.fixture(params=["helm3", "helm4"], scope="session")
@@ -34,9 +35,6 @@ def chart(cluster: Cluster) -> Path:
     archives = sorted(Path(os.environ["WIKI_TEST_IMAGES"]).glob("*.tar"))
     cluster.load(*archives)
     return CHART
-
-
-NewRelease = Callable[..., Release]
 
 
 @pytest.fixture(scope="module")

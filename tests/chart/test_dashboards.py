@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.helm import CHART, Helm, go
 
 FILES = sorted((CHART / "dashboards").glob("*.json"))

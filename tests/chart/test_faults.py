@@ -9,10 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from support.kube import Cluster, Release
-from support.wait import wait_until
 
-from chart.conftest import NewRelease
+from support.kube import Cluster, NewRelease, Release
+from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 SMALL = ("--set=prometheus.enabled=false", "--set=grafana.enabled=false")

@@ -2,10 +2,9 @@
 
 import httpx
 import pytest
-from support.kube import Release
-from support.wait import wait_until
 
-from chart.conftest import NewRelease
+from support.kube import NewRelease, Release
+from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -38,8 +37,8 @@ def labels(component: str) -> str:
 @pytest.mark.parametrize("target", PORTS)
 @pytest.mark.parametrize("source", ["stranger", "test", "backup", "grafana"])
 def test_a_pod_reaches_only_whom_it_must(release: Release, source: str, target: str) -> None:
-    """The pod wears the component's labels, by which alone the policies know it. Not those of the
-    API or Prometheus, whose Services would send it requests: these two are tried by what they do."""
+    """The pod wears the component's labels, by which alone the policies know it. Not the API's or
+    Prometheus', whose Services would send it requests: these two are tried by what they do."""
     host = f"wiki-release-{target}"
     assert release.can_connect(labels(source), host, PORTS[target]) is ((source, target) in ALLOWED)
 

@@ -1,4 +1,4 @@
-"""A default release on a real cluster, and what its users do with it from the first day to the last."""
+"""A release on a real cluster, and what its users do with it from the first day to the last."""
 
 import json
 import re
@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
 from support.browser import ELSEWHERE, Visit, chromium
 from support.helm import CHART, Helm, install, values_files
-from support.kube import Cluster, Release
+from support.kube import NewRelease, Release
 from support.wait import wait_until
-
-from chart.conftest import NewRelease
 
 pytestmark = pytest.mark.timeout(900)
 PARTS = ("api", "postgresql", "prometheus", "grafana")
@@ -358,7 +357,7 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Rel
     still_there()
 
 
-def test_a_cluster_scoped_name_does_not_clash(cluster: Cluster, helm3: Helm) -> None:
+def test_a_cluster_scoped_name_does_not_clash(helm3: Helm) -> None:
     names = [
         helm3.objects(f"--namespace={namespace}").of_kind("ClusterRole")[0]["metadata"]["name"]
         for namespace in ("one", "two")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.helm import CHART, Helm
+
 from support import prometheus
+from support.helm import CHART, Helm
 
 TESTS = Path(__file__).parent / "prometheus-rules.test.yml"
 

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.kube import Cluster, Release
-from support.wait import wait_until
 
-from chart.conftest import NewRelease
+from support.kube import Cluster, NewRelease, Release
+from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(1200)
 SMALL = ("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
@@ -21,9 +20,8 @@ def metrics(cluster: Cluster) -> None:
         pytest.skip("this cluster has no metrics-server")
 
 
-def test_load_adds_a_replica_and_its_end_takes_it_away(
-    new_release: NewRelease, metrics: None
-) -> None:
+@pytest.mark.usefixtures("metrics")
+def test_load_adds_a_replica_and_its_end_takes_it_away(new_release: NewRelease) -> None:
     release = new_release("wiki-hpa")
     release.install(
         "--set=api.autoscaling.enabled=true",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from support.helm import CHART, Helm, Objects, install, values_files
 
 VALUES = pytest.mark.parametrize("values", values_files(), ids=lambda path: path.stem)

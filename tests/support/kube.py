@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,8 @@ Result = subprocess.CompletedProcess[str]
 
 @dataclass
 class Cluster:
-    """`ingress` is where its ingress controller answers; `load` takes image archives into every node."""
+    """`ingress` is where its ingress controller answers; `provider` the program that runs it, where
+    that can do more: add nodes, restart parts."""
 
     kubeconfig: str
     ingress: str
@@ -65,14 +66,10 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster | None]:
-    """The first there is of WIKI_TEST_KUBE, a command that prints `export` lines, and k3d with a Docker."""
+    """From WIKI_TEST_KUBE, a command that prints `export` lines, or else from k3d with a Docker."""
     if command := os.environ.get("WIKI_TEST_KUBE"):
         lines = subprocess.run(
-            command,
-            shell=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,  # noqa: S602 the user's own
+            ["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=True
         ).stdout
         given = dict(re.findall(r"export (\w+)=(.*)", lines))
         yield Cluster(
@@ -162,8 +159,9 @@ class Release:
         return json.loads(self.kubectl("get", *arguments, "--output=json"))
 
     def pods(self, component: str) -> list[Any]:
-        selector = f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
-        return list(self.get("pods", selector)["items"])
+        labels = {"instance": self.name, "component": component}
+        selector = ",".join(f"app.kubernetes.io/{key}={value}" for key, value in labels.items())
+        return list(self.get("pods", f"--selector={selector}")["items"])
 
     def rollout(self, *objects: str, seconds: int = 180) -> None:
         for each in objects:
@@ -192,7 +190,7 @@ class Release:
         return "\n".join(self.kubectl(*arguments, check=False) for arguments in look)
 
     def can_connect(self, labels: str, host: str, port: int, *, image: str = "") -> bool:
-        """Whether a pod with these labels gets a connection. Its image is the chart's PostgreSQL."""
+        """Whether a pod with these labels gets a connection; its image needs a bash."""
         name = f"probe-{uuid.uuid4().hex[:8]}"
         image = image or self.pods("postgresql")[0]["spec"]["containers"][0]["image"]
         # dropped packets are no answer: three seconds of that are a refusal
@@ -375,3 +373,6 @@ class Load:
         stored = {int(row.split("|")[0]): row.split("|")[1] for row in rows.splitlines()}
         lost = {key: name for key, name in self.acknowledged.items() if stored.get(key) != name}
         assert not lost, f"{len(lost)} of {len(self.acknowledged)} lost"
+
+
+NewRelease = Callable[..., Release]
