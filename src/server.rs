@@ -9,7 +9,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -55,11 +55,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// How long a connection may be slow.
-#[derive(Clone, Copy)]
 struct Limits {
     header: Duration,
     idle: Duration,
     write: Duration,
+    /// No longer at all, if it is not being served: hyper closes idle connections when it is told
+    /// to, but not those that have sent nothing yet, as browsers keep them in store.
+    stopping: AtomicBool,
 }
 
 /// Serves until `stop` is done, then lets requests finish until the deadline that it gives.
@@ -72,11 +74,12 @@ pub async fn serve<E>(
     E: Endpoint<Output = Response> + 'static,
 {
     let endpoint = Arc::new(endpoint);
-    let limits = Limits {
+    let limits = Arc::new(Limits {
         header: config.header_timeout_seconds.0,
         idle: config.idle_timeout_seconds.0,
         write: config.request_timeout_seconds.0,
-    };
+        stopping: AtomicBool::new(false),
+    });
     let slots = Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
@@ -96,7 +99,7 @@ pub async fn serve<E>(
                 }
             },
         };
-        let connection = graceful.watch(connection(socket, peer, endpoint.clone(), limits));
+        let connection = graceful.watch(connection(socket, peer, endpoint.clone(), limits.clone()));
         tokio::spawn(async move {
             let _slot = slot;
             if let Err(error) = connection.await {
@@ -105,6 +108,7 @@ pub async fn serve<E>(
         });
     };
     drop(listener);
+    limits.stopping.store(true, Ordering::Relaxed);
     if timeout_at(deadline, graceful.shutdown()).await.is_err() {
         tracing::warn!("the grace is over: connections that are still open are cut off");
     }
@@ -114,7 +118,7 @@ fn connection<E>(
     socket: TcpStream,
     peer: SocketAddr,
     endpoint: Arc<E>,
-    limits: Limits,
+    limits: Arc<Limits>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send
 where
     E: Endpoint<Output = Response> + 'static,
@@ -148,7 +152,7 @@ struct Impatient {
     /// How often a request has begun or ended. Odd while one is served: its own time limit holds.
     turns: Arc<AtomicU64>,
     seen_turns: u64,
-    limits: Limits,
+    limits: Arc<Limits>,
     /// When the headers that are being read began to arrive.
     header_began: Option<Instant>,
     idle_since: Option<Instant>,
@@ -157,17 +161,17 @@ struct Impatient {
 }
 
 impl Impatient {
-    fn new(socket: TcpStream, turns: Arc<AtomicU64>, limits: Limits) -> Self {
+    fn new(socket: TcpStream, turns: Arc<AtomicU64>, limits: Arc<Limits>) -> Self {
         let now = Instant::now();
         Self {
             socket,
             turns,
             seen_turns: 0,
+            timer: Box::pin(sleep_until(now + limits.header)),
             limits,
             header_began: Some(now),
             idle_since: None,
             stalled_since: None,
-            timer: Box::pin(sleep_until(now + limits.header)),
         }
     }
 
@@ -205,6 +209,9 @@ impl AsyncRead for Impatient {
         if result.is_ready() {
             self.header_began.get_or_insert_with(Instant::now);
             return result;
+        }
+        if self.limits.stopping.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
         }
         let deadline = match self.header_began {
             Some(began) => began + self.limits.header,
