@@ -24,42 +24,43 @@
         );
     in
     {
-      packages = forAllSystems (
-        pkgs: callPackage:
-        let
-          inherit (pkgs.stdenv.hostPlatform) system;
-        in
-        {
-          default = self.packages.${system}.wiki-service;
-          wiki-service = callPackage ./nix/wiki-service.nix { };
-          chart = callPackage ./nix/chart.nix { };
-        }
-        // (
-          if pkgs.stdenv.hostPlatform.isLinux then
-            {
-              wiki-image = callPackage ./nix/wiki-image.nix { };
-              postgresql-image = callPackage ./nix/postgresql-image.nix { };
-              prometheus-image = callPackage ./nix/prometheus-image.nix { };
-              grafana-image = callPackage ./nix/grafana-image.nix { };
-            }
-          else
-            {
-              inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] system})
-                wiki-image
-                postgresql-image
-                prometheus-image
-                grafana-image
-                ;
-            }
+      packages =
+        forAllSystems (
+          pkgs: callPackage:
+          let
+            inherit (pkgs.stdenv.hostPlatform) system;
+          in
+          {
+            default = self.packages.${system}.wiki-service;
+            wiki-service = callPackage ./nix/wiki-service.nix { };
+            chart = callPackage ./nix/chart.nix { };
+          }
+          // (
+            if pkgs.stdenv.hostPlatform.isLinux then
+              {
+                wiki-image = callPackage ./nix/wiki-image.nix { };
+                postgresql-image = callPackage ./nix/postgresql-image.nix { };
+                prometheus-image = callPackage ./nix/prometheus-image.nix { };
+                grafana-image = callPackage ./nix/grafana-image.nix { };
+              }
+            else
+              {
+                inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] system})
+                  wiki-image
+                  postgresql-image
+                  prometheus-image
+                  grafana-image
+                  ;
+              }
+          )
         )
-      )
-      // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
-        system:
-        lib.mapAttrs (
-          name: _:
-          throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}"
-        ) self.packages.x86_64-linux
-      );
+        // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
+          system:
+          lib.mapAttrs (
+            name: _:
+            throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}"
+          ) self.packages.x86_64-linux
+        );
 
       apps = forAllSystems (
         pkgs: _: {

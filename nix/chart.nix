@@ -39,7 +39,7 @@ runCommand "wiki-chart"
     helm package wiki
 
     # Packed anew, for helm writes the time of day into the archive.
-    tar --extract --file wiki-*.tgz --one-top-level=packed
+    tar --extract --touch --file wiki-*.tgz --one-top-level=packed
     mkdir $out
     tar --create --sort=name --mtime=@$SOURCE_DATE_EPOCH --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X \
       --directory=packed wiki | gzip --no-name >$out/$(basename wiki-*.tgz)

@@ -5,6 +5,7 @@
   clippy,
   grafanaPlugins,
   jq,
+  kubernetes-helm,
   nixfmt,
   postgresql_16,
   python3,
@@ -99,6 +100,19 @@ in
       }
       ''
         find "$src" -type f -exec shellcheck --shell=bash {} +
+        touch $out
+      '';
+
+  chart-lint =
+    runCommand "chart-lint"
+      {
+        src = ../chart;
+        nativeBuildInputs = [ kubernetes-helm ];
+      }
+      ''
+        for values in "$src"/values.yaml "$src"/ci/*.yaml; do
+          helm lint --strict --values "$values" "$src"
+        done
         touch $out
       '';
 

@@ -1,7 +1,7 @@
-"""A double of `grafana server`: reads its settings and provisioning as Grafana does and serves a few of its API's paths.
+"""A double of `grafana server`: reads settings and provisioning as Grafana does, and serves a few paths.
 
-What Grafana passes over in silence or only logs ends the double: an unknown setting, a datasource without its plugin, a
-dashboard that names no datasource of this server, anything that would call out to the internet.
+What Grafana passes over in silence or only logs ends the double: an unknown setting, a datasource
+without its plugin, a dashboard that names no datasource of this server, a call to the internet.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""The two steps of a layered image: `configure` chooses the layers, `stream CONF` writes the docker archive to stdout."""
+"""A layered image in two steps.
+
+configure    chooses the layers
+stream CONF  writes the docker archive to stdout
+"""
 
 import hashlib
 import io
@@ -12,7 +16,10 @@ MTIME = 1
 
 
 def closure(graph: str, exclude: set[str]) -> list[str]:
-    """The store paths of a file that Nix wrote for exportReferencesGraph: path, deriver, number of references, references."""
+    """The store paths in a file that Nix wrote for exportReferencesGraph.
+
+    For each there are its path, its deriver, the number of its references, and these.
+    """
     lines = iter(pathlib.Path(graph).read_text().splitlines())
     paths = []
     for path in lines:

@@ -5,6 +5,7 @@ import pytest
 from support.nix import SYSTEM, Nix
 
 CHECKS = [
+    "chart-lint",
     "clippy",
     "grafana-image",
     "nix-format",
@@ -55,7 +56,7 @@ def test_check(nix: Nix, check: str) -> None:
     ],
 )
 def test_a_broken_image_is_refused(
-    checkout: Nix, check: str, file: str, text: str, instead: str, complaint: str
+    checkout: Nix, *, check: str, file: str, text: str, instead: str, complaint: str
 ) -> None:
     path = checkout.flake / file
     assert text in path.read_text()

@@ -1,4 +1,4 @@
-"""What the flake offers, and that its outputs depend on what they are made of and on nothing else."""
+"""What the flake offers, and that its outputs depend on what they are made of alone."""
 
 import json
 import subprocess

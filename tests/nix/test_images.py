@@ -58,7 +58,7 @@ def test_the_service_on_sqlite(docker: Docker, load: Load) -> None:
 def test_the_service_has_no_shell(docker: Docker, load: Load) -> None:
     image = load("wiki-image")
     for program in ("sh", "/bin/sh", "/bin/bash", "/bin/busybox"):
-        with pytest.raises(AssertionError, match="no such file|not found"):
+        with pytest.raises(AssertionError, match=r"no such file|not found"):
             docker.run("run", "--rm", f"--entrypoint={program}", image)
 
 
