@@ -1,6 +1,7 @@
 {
   lib,
   dockerTools,
+  fakeNss,
   grafana,
   grafanaPlugins,
   linkFarm,
@@ -17,7 +18,7 @@ dockerTools.buildLayeredImage {
 
   contents = [
     dockerTools.caCertificates
-    (dockerTools.fakeNss.override {
+    (fakeNss.override {
       extraPasswdLines = [ "grafana:x:472:472:Grafana:/var/lib/grafana:/bin/false" ];
       extraGroupLines = [ "grafana:x:472:" ];
     })

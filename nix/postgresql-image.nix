@@ -3,6 +3,7 @@
   bash,
   coreutils,
   dockerTools,
+  fakeNss,
   findutils,
   glibcLocales,
   postgresql_16,
@@ -25,7 +26,7 @@ dockerTools.buildLayeredImage {
   name = "wiki-postgresql";
 
   contents = [
-    (dockerTools.fakeNss.override {
+    (fakeNss.override {
       extraPasswdLines = [ "postgres:x:999:999:PostgreSQL:/var/lib/postgresql:/bin/sh" ];
       extraGroupLines = [ "postgres:x:999:" ];
     })

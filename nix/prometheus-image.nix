@@ -1,6 +1,7 @@
 {
   lib,
   dockerTools,
+  fakeNss,
   prometheus,
   writeTextDir,
 }:
@@ -10,7 +11,7 @@ dockerTools.buildLayeredImage {
 
   contents = [
     dockerTools.caCertificates
-    dockerTools.fakeNss
+    fakeNss
     (writeTextDir "etc/prometheus/prometheus.yml" ''
       scrape_configs:
         - job_name: prometheus

@@ -2,7 +2,6 @@
   lib,
   runCommand,
   stdenv,
-  writeTextDir,
 }:
 
 rec {
@@ -92,36 +91,6 @@ rec {
         inherit stream;
       };
     } "${stream} | gzip -n >$out";
-
-  fakeNss = lib.makeOverridable (
-    {
-      extraPasswdLines ? [ ],
-      extraGroupLines ? [ ],
-    }:
-    runCommand "fake-nss"
-      {
-        passwd = lib.concatLines (
-          [
-            "root:x:0:0:root user:/var/empty:/bin/sh"
-            "nobody:x:65534:65534:nobody:/var/empty:/bin/sh"
-          ]
-          ++ extraPasswdLines
-        );
-        group = lib.concatLines (
-          [
-            "root:x:0:"
-            "nobody:x:65534:"
-          ]
-          ++ extraGroupLines
-        );
-      }
-      ''
-        mkdir -p $out/etc $out/var/empty
-        printf %s "$passwd" >$out/etc/passwd
-        printf %s "$group" >$out/etc/group
-        echo 'hosts: files dns' >$out/etc/nsswitch.conf
-      ''
-  ) { };
 
   caCertificates = runCommand "ca-certificates" { } ''
     mkdir -p $out/etc/ssl/certs

@@ -185,6 +185,40 @@ lib.fix (pkgs: {
 
   dockerTools = pkgs.callPackage ./docker-tools.nix { };
 
+  fakeNss = lib.makeOverridable (
+    {
+      extraPasswdLines ? [ ],
+      extraGroupLines ? [ ],
+    }:
+    runCommand "fake-nss"
+      {
+        passwd = lib.concatLines (
+          [
+            "root:x:0:0:root user:/var/empty:/bin/sh"
+            "nobody:x:65534:65534:nobody:/var/empty:/bin/sh"
+          ]
+          ++ extraPasswdLines
+        );
+        group = lib.concatLines (
+          [
+            "root:x:0:"
+            "nobody:x:65534:"
+          ]
+          ++ extraGroupLines
+        );
+      }
+      ''
+        mkdir -p $out/etc $out/var/empty
+        printf %s "$passwd" >$out/etc/passwd
+        printf %s "$group" >$out/etc/group
+        echo 'hosts: files dns' >$out/etc/nsswitch.conf
+
+        # Not in that of nixpkgs: Debian's PostgreSQL looks for time zones here, and not in the store.
+        mkdir -p $out/usr/share/zoneinfo
+        cp /usr/share/zoneinfo/{UTC,GMT} $out/usr/share/zoneinfo/
+      ''
+  ) { };
+
   # What goes into an image brings its libraries along.
   bash = bundle "bash" "bash" "cp /bin/bash $out/bin/ && ln -s bash $out/bin/sh";
   coreutils = bundle "coreutils" "cat" ''

@@ -1,6 +1,7 @@
 """The images in a container runtime: as they are, hardened, stopped, killed and started again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,9 +34,14 @@ def test_the_tag_and_the_stream(nix: Nix, docker: Docker, load: Load, image: str
     assert docker.run("inspect", "--format={{.Id}}", f"{name}:{tag}") == identifier
 
 
-def volume(docker: Docker, name: str, path: str) -> tuple[str, ...]:
-    docker.run("volume", "create", name)
-    return (*HARDENED, f"--volume={name}:{path}")
+@pytest.fixture(autouse=True)
+def leave_nothing(docker: Docker) -> Iterator[None]:
+    yield
+    docker.clean()
+
+
+def with_volume(path: str) -> tuple[str, ...]:
+    return (*HARDENED, f"--volume=data:{path}")
 
 
 # The service
@@ -48,7 +54,7 @@ def test_the_service_on_sqlite(docker: Docker, load: Load) -> None:
         user = client.post("/users", json={"name": "Alice"})
         assert user.status_code == 201
         assert client.get(f"/users/{user.json()['id']}").json() == user.json()
-        assert "wiki-service" in client.get("/docs").text
+        assert "swagger" in client.get("/docs").text
     wait_until(
         lambda: service.state["Health"]["Status"] == "healthy", "its health check", seconds=90
     )
@@ -64,7 +70,7 @@ def test_the_service_has_no_shell(docker: Docker, load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("url", "complaint"),
-    [("mysql://host/wiki", "mysql"), ("postgres://", "DATABASE_URL")],
+    [("mysql://host/wiki", "mysql"), ("postgres://host:port/wiki", "port")],
 )
 def test_a_wrong_database_url(docker: Docker, load: Load, url: str, complaint: str) -> None:
     service = docker.start(load("wiki-image"), DATABASE_URL=url)
@@ -75,15 +81,11 @@ def test_a_wrong_database_url(docker: Docker, load: Load, url: str, complaint: s
 # PostgreSQL
 
 
-@pytest.fixture
-def database_options(docker: Docker, request: pytest.FixtureRequest) -> tuple[str, ...]:
-    name = request.node.name.replace("[", "-").strip("]")
-    request.addfinalizer(lambda: docker.run("volume", "rm", "--force", name))
-    return (
-        *volume(docker, name, "/var/lib/postgresql/data"),
-        "--tmpfs=/tmp",
-        "--tmpfs=/var/run/postgresql",
-    )
+DATABASE_OPTIONS = (
+    *with_volume("/var/lib/postgresql/data"),
+    "--tmpfs=/tmp",
+    "--tmpfs=/var/run/postgresql",
+)
 
 
 def sql(database: Container, statement: str) -> str:
@@ -101,10 +103,8 @@ def wait_until_ready(database: Container) -> None:
     wait_until(ready, "PostgreSQL to accept connections", seconds=60)
 
 
-def test_postgresql_starts_stops_and_is_killed(
-    docker: Docker, load: Load, database_options: tuple[str, ...]
-) -> None:
-    database = docker.start(load("postgresql-image"), options=database_options, **POSTGRESQL)
+def test_postgresql_starts_stops_and_is_killed(docker: Docker, load: Load) -> None:
+    database = docker.start(load("postgresql-image"), options=DATABASE_OPTIONS, **POSTGRESQL)
     wait_until_ready(database)
     assert sql(database, "SHOW lc_collate") == "en_US.utf8"
     assert sql(database, "SELECT 'a' < 'B'") == "t", "text does not sort as in the official image"
@@ -133,10 +133,8 @@ def test_postgresql_starts_stops_and_is_killed(
     assert sql(database, "SELECT string_agg(n::text, ',') FROM kept") == "1,2"
 
 
-def test_postgresql_asks_for_the_password(
-    docker: Docker, load: Load, database_options: tuple[str, ...]
-) -> None:
-    database = docker.start(load("postgresql-image"), options=database_options, **POSTGRESQL)
+def test_postgresql_asks_for_the_password(docker: Docker, load: Load) -> None:
+    database = docker.start(load("postgresql-image"), options=DATABASE_OPTIONS, **POSTGRESQL)
     wait_until_ready(database)
     url = "host=127.0.0.1 user=wikiuser dbname=wiki"
     with pytest.raises(AssertionError, match="password authentication failed"):
@@ -151,10 +149,11 @@ def test_postgresql_without_a_password(docker: Docker, load: Load) -> None:
 
 
 def test_postgresql_takes_the_volume_itself_and_a_password_file(
-    docker: Docker, load: Load, database_options: tuple[str, ...], tmp_path
+    docker: Docker, load: Load, tmp_path: Path
 ) -> None:
+    tmp_path.chmod(0o755)
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
-    options = (*database_options, f"--volume={tmp_path}:/secrets:ro")
+    options = (*DATABASE_OPTIONS, f"--volume={tmp_path}:/secrets:ro")
     database = docker.start(
         load("postgresql-image"),
         "-c",
@@ -173,10 +172,8 @@ def test_postgresql_takes_the_volume_itself_and_a_password_file(
     assert docker.run("exec", password, database.id, *show) == "42"
 
 
-def test_a_start_that_was_killed_halfway_is_begun_anew(
-    docker: Docker, load: Load, database_options: tuple[str, ...]
-) -> None:
-    database = docker.start(load("postgresql-image"), options=database_options, **POSTGRESQL)
+def test_a_start_that_was_killed_halfway_is_begun_anew(docker: Docker, load: Load) -> None:
+    database = docker.start(load("postgresql-image"), options=DATABASE_OPTIONS, **POSTGRESQL)
     wait_until(lambda: "running bootstrap script" in database.log, "initdb", seconds=60)
     database.kill()
     database.start()
@@ -187,10 +184,8 @@ def test_a_start_that_was_killed_halfway_is_begun_anew(
 # Both
 
 
-def test_the_service_on_postgresql_across_restarts(
-    docker: Docker, load: Load, database_options: tuple[str, ...]
-) -> None:
-    database = docker.start(load("postgresql-image"), options=database_options, **POSTGRESQL)
+def test_the_service_on_postgresql_across_restarts(docker: Docker, load: Load) -> None:
+    database = docker.start(load("postgresql-image"), options=DATABASE_OPTIONS, **POSTGRESQL)
     network = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     host = docker.run("inspect", f"--format={network}", database.id)
     service = docker.start(
@@ -219,7 +214,7 @@ def test_the_service_on_postgresql_across_restarts(
 
 
 def test_prometheus_keeps_its_data(docker: Docker, load: Load) -> None:
-    options = volume(docker, "prometheus", "/prometheus")
+    options = with_volume("/prometheus")
     prometheus = docker.start(load("prometheus-image"), options=options)
     prometheus.wait_until_answers(9090, "/-/ready")
 
@@ -234,14 +229,11 @@ def test_prometheus_keeps_its_data(docker: Docker, load: Load) -> None:
     prometheus.start()
     prometheus.wait_until_answers(9090, "/-/ready")
     assert scrapes() >= before
-    prometheus.stop()
-    docker.run("rm", prometheus.id)
-    docker.run("volume", "rm", "prometheus")
 
 
 def test_grafana_with_and_without_a_volume(docker: Docker, load: Load) -> None:
     image = load("grafana-image")
-    for options in (volume(docker, "grafana", "/var/lib/grafana"), HARDENED):
+    for options in (with_volume("/var/lib/grafana"), HARDENED):
         grafana = docker.start(image, options=options)
         assert grafana.wait_until_answers(3000, "/api/health").json()["database"] == "ok"
         assert grafana.stop() == 0
@@ -254,13 +246,13 @@ datasources:
 """
 
 
-def provision(tmp_path, kind: str) -> tuple[str, ...]:
+def provision(tmp_path: Path, kind: str) -> tuple[str, ...]:
     (tmp_path / "datasources.yaml").write_text(PROVISIONED.format(type=kind))
     tmp_path.chmod(0o755)
     return (*HARDENED, f"--volume={tmp_path}:/etc/grafana/provisioning/datasources:ro")
 
 
-def test_grafana_has_the_prometheus_datasource(docker: Docker, load: Load, tmp_path) -> None:
+def test_grafana_has_the_prometheus_datasource(docker: Docker, load: Load, tmp_path: Path) -> None:
     grafana = docker.start(load("grafana-image"), options=provision(tmp_path, "prometheus"))
     grafana.wait_until_answers(3000, "/api/health")
     with grafana.client(3000) as client:
@@ -268,7 +260,7 @@ def test_grafana_has_the_prometheus_datasource(docker: Docker, load: Load, tmp_p
     assert [source["uid"] for source in sources] == ["prometheus"]
 
 
-def test_the_double_of_grafana_is_strict(docker: Docker, load: Load, tmp_path) -> None:
+def test_the_double_of_grafana_is_strict(docker: Docker, load: Load, tmp_path: Path) -> None:
     image = load("grafana-image")
     unknown = docker.start(image, options=provision(tmp_path, "loki"))
     assert unknown.wait() == 1

@@ -116,6 +116,13 @@ class Docker:
         flags = ("--detach", f"--network={self._network}", "--publish-all", *options, *variables)
         return Container(self, self.run("run", *flags, image, *command).splitlines()[-1])
 
+    def clean(self) -> None:
+        """Removes every container and volume."""
+        if left := self.run("ps", "--all", "--quiet").split():
+            self.run("rm", "--force", "--volumes", *left)
+        if left := self.run("volume", "ls", "--quiet").split():
+            self.run("volume", "rm", *left)
+
 
 @contextlib.contextmanager
 def dockerd() -> Iterator[Docker]:
@@ -155,11 +162,7 @@ def dockerd() -> Iterator[Docker]:
         docker.run("network", "create", bridge, docker._network)
         stack.callback(docker.run, "network", "rm", docker._network)
 
-        def remove_containers() -> None:
-            if left := docker.run("ps", "--all", "--quiet").split():
-                docker.run("rm", "--force", "--volumes", *left)
-
-        stack.callback(remove_containers)
+        stack.callback(docker.clean)
         yield docker
 
 
