@@ -13,73 +13,53 @@
         "x86_64-darwin"
         "aarch64-darwin"
       ];
-      forAllSystems =
-        f:
-        lib.genAttrs systems (
-          system:
-          let
-            pkgs = nixpkgs.legacyPackages.${system};
-          in
-          f pkgs (pkgs.newScope self.packages.${system})
-        );
+      forAllSystems = lib.genAttrs systems;
+      callPackageFor = system: nixpkgs.legacyPackages.${system}.newScope self.packages.${system};
     in
     {
       packages =
         forAllSystems (
-          pkgs: callPackage:
+          system:
           let
-            inherit (pkgs.stdenv.hostPlatform) system;
+            callPackage = callPackageFor system;
+            # What is in an image is for Linux, also when macOS asks for it.
+            callLinuxPackage = callPackageFor (lib.replaceStrings [ "darwin" ] [ "linux" ] system);
           in
           {
             default = self.packages.${system}.wiki-service;
             wiki-service = callPackage ./nix/wiki-service.nix { };
+            wiki-image = callLinuxPackage ./nix/wiki-image.nix { };
+            postgresql-image = callLinuxPackage ./nix/postgresql-image.nix { };
+            prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
+            grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
             chart = callPackage ./nix/chart.nix { };
           }
-          // (
-            if pkgs.stdenv.hostPlatform.isLinux then
-              {
-                wiki-image = callPackage ./nix/wiki-image.nix { };
-                postgresql-image = callPackage ./nix/postgresql-image.nix { };
-                prometheus-image = callPackage ./nix/prometheus-image.nix { };
-                grafana-image = callPackage ./nix/grafana-image.nix { };
-              }
-            else
-              {
-                inherit (self.packages.${lib.replaceStrings [ "darwin" ] [ "linux" ] system})
-                  wiki-image
-                  postgresql-image
-                  prometheus-image
-                  grafana-image
-                  ;
-              }
-          )
         )
         // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
           system:
           lib.mapAttrs (
-            name: _:
-            throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}"
+            name: package:
+            package
+            // {
+              drvPath = throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}";
+            }
           ) self.packages.x86_64-linux
         );
 
-      apps = forAllSystems (
-        pkgs: _: {
-          default = {
-            type = "app";
-            program = lib.getExe self.packages.${pkgs.stdenv.hostPlatform.system}.wiki-service;
-            meta.description = "The service, on a SQLite file in the current directory";
-          };
-        }
-      );
+      apps = forAllSystems (system: {
+        default = {
+          type = "app";
+          program = lib.getExe self.packages.${system}.wiki-service;
+          meta.description = "The service, on a SQLite file in the current directory";
+        };
+      });
 
-      checks = forAllSystems (_: callPackage: callPackage ./nix/checks.nix { });
+      checks = forAllSystems (system: callPackageFor system ./nix/checks.nix { });
 
-      devShells = forAllSystems (
-        _: callPackage: {
-          default = callPackage ./nix/dev-shell.nix { };
-        }
-      );
+      devShells = forAllSystems (system: {
+        default = callPackageFor system ./nix/dev-shell.nix { };
+      });
 
-      formatter = forAllSystems (pkgs: _: pkgs.nixfmt-tree);
+      formatter = forAllSystems (system: nixpkgs.legacyPackages.${system}.nixfmt-tree);
     };
 }

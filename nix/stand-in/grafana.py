@@ -1,4 +1,4 @@
-"""A double of `grafana server`: reads settings and provisioning as Grafana does; serves a few paths.
+"""A double of `grafana server`, which reads its settings and provisioning as Grafana does.
 
 What Grafana passes over in silence or only logs ends the double: an unknown setting, a datasource
 without its plugin, a dashboard that names no datasource of this server, a call to the internet.
