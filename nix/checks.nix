@@ -3,6 +3,7 @@
   lib,
   cargo,
   clippy,
+  grafana,
   grafanaPlugins,
   jq,
   kubernetes-helm,
@@ -39,38 +40,44 @@ let
     ../src
   ];
 
-  # Reads an image as a runtime does, without one: its configuration is $config, its files are listed in $files.
+  # Reads an image without a runtime: $config is the file of its configuration, $files lists its files.
   imageContract =
-    image: megabytes: conditions: assertions:
-    runCommand "${image.imageName}-contract"
-      {
-        nativeBuildInputs = [ jq ];
-        inherit conditions;
+    {
+      image,
+      user,
+      port,
+      megabytes,
+      script,
+    }:
+    runCommand "${image.imageName}-contract" { nativeBuildInputs = [ jq ]; } ''
+      fail() {
+        echo "${image.imageName}: $1" >&2
+        exit 1
       }
-      ''
-        fail() {
-          echo "${image.imageName}: $1" >&2
-          exit 1
-        }
-        mkdir image
-        tar --extract --file ${image} --directory image
-        config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
-        files=$PWD/files
-        for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
-          tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
-        done >"$files"
+      holds() {
+        jq --exit-status "$1" "$config" >/dev/null || fail "not so: $1"
+      }
+      has_file() {
+        grep --quiet --line-regexp --extended-regexp "$1" "$files"
+      }
 
-        jq --exit-status '.created == "1970-01-01T00:00:01+00:00" or .created == "1970-01-01T00:00:01Z"' "$config" >/dev/null ||
-          fail "its date is not fixed"
-        jq --exit-status '.config.Labels."org.opencontainers.image.version"' "$config" >/dev/null || fail "no version label"
-        while IFS= read -r condition; do
-          [ -z "$condition" ] || jq --exit-status "$condition" "$config" >/dev/null || fail "not so: $condition"
-        done <<<"$conditions"
-        [ "$(stat --dereference --format %s ${image})" -le ${toString (megabytes * 1000000)} ] ||
-          fail "more than ${toString megabytes} MB compressed"
-        ${assertions}
-        touch $out
-      '';
+      mkdir image
+      tar --extract --file ${image} --directory image
+      config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
+      files=$PWD/files
+      for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
+        tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
+      done >"$files"
+
+      holds '.config.User == "${user}"'
+      holds '.config.ExposedPorts | has("${port}/tcp")'
+      holds '.config.Labels | has("org.opencontainers.image.version")'
+      holds '.created | startswith("1970-01-01T00:00:01")'
+      size=$(stat --dereference --format %s ${image})
+      [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
+      ${script}
+      touch $out
+    '';
 in
 {
   nix-format =
@@ -180,35 +187,55 @@ in
       '';
 }
 // lib.optionalAttrs stdenv.hostPlatform.isLinux {
-  wiki-image =
-    imageContract wiki-image 25
-      ''
-        .config.User == "65532:65532"
-        .config.ExposedPorts | has("8000/tcp")
-        .config.Entrypoint[0] | endswith("/bin/wiki-service")
-        .config.Labels."org.opencontainers.image.licenses" == "MIT OR Apache-2.0"
-      ''
-      "! grep -E '/(bash|sh|busybox|nix-store|apt|apk)$' $files || fail 'it has a shell or a package manager'";
+  wiki-image = imageContract {
+    image = wiki-image;
+    user = "65532:65532";
+    port = "8000";
+    megabytes = 25;
+    script = ''
+      holds '.config.Entrypoint[0] | endswith("/bin/wiki-service")'
+      holds '.config.Labels."org.opencontainers.image.licenses" == "MIT OR Apache-2.0"'
+      ! has_file '.*/(bash|sh|busybox|nix-store|apt|apk)' || fail "it has a shell or a package manager"
+    '';
+  };
 
-  postgresql-image = imageContract postgresql-image 150 ''
-    .config.User == "999:999"
-    .config.ExposedPorts | has("5432/tcp")
-    .config.StopSignal == "SIGINT"
-  '' "grep -q '/bin/initdb$' $files || fail 'no initdb'";
+  postgresql-image = imageContract {
+    image = postgresql-image;
+    user = "999:999";
+    port = "5432";
+    megabytes = 150;
+    script = ''
+      holds '.config.StopSignal == "SIGINT"'
+      has_file '/nix/store/.*/bin/initdb' || fail "no initdb"
+    '';
+  };
 
-  prometheus-image = imageContract prometheus-image 150 ''
-    .config.User == "65534:65534"
-    .config.ExposedPorts | has("9090/tcp")
-  '' "grep -q '^/etc/prometheus/prometheus.yml$' $files || fail 'no configuration'";
+  prometheus-image = imageContract {
+    image = prometheus-image;
+    user = "65534:65534";
+    port = "9090";
+    megabytes = 150;
+    script = ''
+      has_file /etc/prometheus/prometheus.yml || fail "no configuration"
+    '';
+  };
 
-  grafana-image =
-    imageContract grafana-image 300
-      ''
-        .config.User == "472:472"
-        .config.ExposedPorts | has("3000/tcp")
-        .config.Env | any(. == "GF_PLUGINS_PREINSTALL_DISABLED=true")
-      ''
-      ''
-        plugins=$(jq --raw-output '.config.Env[] | select(startswith("GF_PATHS_PLUGINS=")) | sub(".*="; "")' "$config")
-      '';
+  grafana-image = imageContract {
+    image = grafana-image;
+    user = "472:472";
+    port = "3000";
+    megabytes = 300;
+    script = ''
+      holds '.config.Env | any(. == "GF_PLUGINS_PREINSTALL_DISABLED=true")'
+      plugins=$(jq --raw-output '.config.Env[] | select(startswith("GF_PATHS_PLUGINS=")) | sub(".*="; "")' "$config")
+      for file in ${
+        if lib.versionAtLeast grafana.version "13.2" then
+          ''"$plugins/prometheus" ${grafanaPlugins.prometheus}/plugin.json''
+        else
+          "${grafana}/share/grafana/public/app/plugins/datasource/prometheus/plugin.json"
+      }; do
+        has_file "$file" || fail "no Prometheus datasource: $file is missing"
+      done
+    '';
+  };
 }

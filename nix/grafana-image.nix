@@ -8,10 +8,13 @@
 }:
 
 let
-  # In the store, so that a volume at /var/lib/grafana does not hide them.
-  plugins = linkFarm "grafana-plugins" {
-    inherit (grafanaPlugins) prometheus;
-  };
+  # From 13.2 on, Grafana's Prometheus datasource is a plugin that it would fetch.
+  # In the store, no volume at /var/lib/grafana hides it.
+  plugins = linkFarm "grafana-plugins" (
+    lib.optionalAttrs (lib.versionAtLeast grafana.version "13.2") {
+      inherit (grafanaPlugins) prometheus;
+    }
+  );
 in
 dockerTools.buildLayeredImage {
   name = "wiki-grafana";

@@ -59,6 +59,7 @@ rec {
     separator: f: list:
     builtins.concatStringsSep separator (map f list);
   optionalAttrs = condition: attrs: if condition then attrs else { };
+  versionAtLeast = version: least: builtins.compareVersions version least >= 0;
   optionalString = condition: string: if condition then string else "";
   subtractLists = remove: builtins.filter (x: !builtins.elem x remove);
 

@@ -33,6 +33,8 @@ let
             PATH=${lib.makeBinPath nativeBuildInputs}:${path}
             export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8
             ${buildCommand}
+            # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
+            true
           ''
         ];
       }
@@ -294,7 +296,7 @@ lib.fix (pkgs: {
       chmod +x $out/bin/grafana
     ''
     // {
-      version = "13";
+      version = "13.2.0";
     };
   grafanaPlugins.prometheus = runCommand "grafana-prometheus-plugin" { } ''
     mkdir $out

@@ -37,7 +37,7 @@ def test_check(nix: Nix, check: str) -> None:
             "nix/grafana-image.nix",
             "inherit (grafanaPlugins) prometheus;",
             "",
-            "wiki-grafana: no Prometheus datasource in ",
+            "wiki-grafana: no Prometheus datasource: /nix/store/",
         ),
         (
             "wiki-image",
