@@ -251,7 +251,7 @@ def test_the_database_moves_to_a_new_address(
 def test_clients_that_hang_up_leave_no_connection_behind(
     database: Database, start_service: StartService
 ) -> None:
-    service = start_service(database)
+    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=10)
     user = create_user(service.client)
     body = b'{"name": "gone before the answer"}'
     request = (
@@ -273,4 +273,6 @@ def test_clients_that_hang_up_leave_no_connection_behind(
         wait_until(
             lambda: metrics(service)["http_requests_in_flight"] == resting, "them to be given up"
         )
+        reads = at_once(POOL, lambda _: timed(service.client, "GET", f"/users/{user['id']}"))
+        assert {answer.status for answer in reads} == {200}
     assert_the_pool_is_whole(service, user["id"])

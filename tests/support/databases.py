@@ -245,13 +245,13 @@ def _unprivileged() -> dict[str, Any]:
 
 
 def _program(name: str) -> Path:
+    if found := shutil.which(name):
+        return Path(found)
     candidates = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{name}"),
         key=lambda path: float(path.parent.parent.name),
         reverse=True,
     )
-    if found := shutil.which(name):
-        candidates.append(Path(found))
     assert candidates, (
         f"no PostgreSQL: {name} is neither on PATH nor in /usr/lib/postgresql/*/bin. "
         "The tests need a real one (Debian: apt-get install postgresql)."
