@@ -49,8 +49,8 @@ def test_check(nix: Nix, check: str) -> None:
         (
             "wiki-image",
             "nix/wiki-image.nix",
-            "65532:65532",
-            "0:0",
+            'User = "65532:65532"',
+            'User = "0:0"',
             'wiki-service: not so: .config.User == "65532:65532"',
         ),
     ],

@@ -48,6 +48,11 @@ class Nix:
         return json.loads(self.output("eval", "--json", f".#{attribute}", *flags))
 
 
+def prepare() -> None:
+    """Installs Nix and what the stand-in is made of. Where that cannot be, the tests say so."""
+    subprocess.run([ROOT / "nix/stand-in/nix", "eval", "--expr", "1"], cwd=ROOT, check=False)
+
+
 def find() -> Nix:
     if platform.system() != "Linux":
         raise UnavailableError(
