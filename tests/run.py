@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import prometheus, service
+from support import nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -22,6 +22,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "cargo build": service.build,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
+    "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
 }
 
 # Commands that a stage runs before its pytest folder; each counts as one check.

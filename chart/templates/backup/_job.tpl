@@ -1,0 +1,79 @@
+{{/* A Job's specification that works on the dumps: (dict "root" $ "script" "backup") or "restore". */}}
+{{- define "wiki.databaseJob" -}}
+{{- $root := .root }}
+{{- $labels := dict "root" $root "component" "backup" "persistence" (merge (dict "enabled" true) $root.Values.backup.persistence) }}
+{{- $values := merge (dict "resources" $root.Values.backup.resources) (omit $root.Values.postgresql "resources") }}
+{{- $pod := dict "root" $root "values" $values -}}
+spec:
+  backoffLimit: 2
+  activeDeadlineSeconds: 3600
+  template:
+    metadata:
+      labels: {{- include "wiki.selectorLabels" $labels | nindent 8 }}
+    spec:
+      {{- include "wiki.podSpec" $pod | nindent 6 }}
+      restartPolicy: Never
+      containers:
+        - name: {{ .script }}
+          {{- include "wiki.container" $pod | nindent 10 }}
+          command: [sh, -euc]
+          args:
+            - |
+              # a release that is being installed has no database yet
+              until pg_isready --quiet; do sleep 1; done
+              cd /backup
+              {{- include (printf "wiki.%sScript" .script) $root | nindent 14 }}
+          env:
+            {{- include "wiki.libpqEnv" $root | trim | nindent 12 }}
+            {{- if eq .script "backup" }}
+            - name: KEEP
+              value: {{ $root.Values.backup.keep | quote }}
+            {{- else }}
+            - name: DUMP
+              value: ""
+            {{- end }}
+          volumeMounts:
+            - name: data
+              mountPath: /backup
+            - name: tmp
+              mountPath: /tmp
+            {{- with include "wiki.caVolumeMount" $root }}
+            {{- . | nindent 12 }}
+            {{- end }}
+      volumes:
+        {{- include "wiki.dataVolume" $labels | nindent 8 }}
+        - name: tmp
+          emptyDir: {}
+        {{- with include "wiki.caVolume" $root }}
+        {{- . | nindent 8 }}
+        {{- end }}
+{{- end }}
+
+{{- define "wiki.backupScript" -}}
+dump=wiki-$(date -u +%Y%m%dT%H%M%SZ).dump
+# under another name until it is whole
+pg_dump --format=custom --file="$dump.part"
+mv "$dump.part" "$dump"
+echo "dumped $PGDATABASE to $dump"
+# the names sort by time: the oldest come first
+set -- wiki-*.dump
+while [ $# -gt "$KEEP" ]; do
+  rm "$1"
+  echo "deleted $1"
+  shift
+done
+{{- end }}
+
+{{- define "wiki.restoreScript" -}}
+# the newest, unless DUMP names another
+for dump in wiki-*.dump; do :; done
+dump=${DUMP:-$dump}
+if [ ! -f "$dump" ]; then
+  echo "no dump to restore: $dump" >&2
+  exit 1
+fi
+echo "restoring $PGDATABASE from $dump"
+# all of it or nothing
+pg_restore --dbname="$PGDATABASE" --clean --if-exists --no-owner --no-privileges --single-transaction "$dump"
+echo "restored $PGDATABASE from $dump"
+{{- end }}

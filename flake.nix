@@ -1,0 +1,65 @@
+{
+  description = "A wiki API, and the images, chart and cluster it runs in";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ];
+      forAllSystems = lib.genAttrs systems;
+      callPackageFor = system: nixpkgs.legacyPackages.${system}.newScope self.packages.${system};
+    in
+    {
+      packages =
+        forAllSystems (
+          system:
+          let
+            callPackage = callPackageFor system;
+            # What is in an image is for Linux, also when macOS asks for it.
+            callLinuxPackage = callPackageFor (lib.replaceStrings [ "darwin" ] [ "linux" ] system);
+          in
+          {
+            default = self.packages.${system}.wiki-service;
+            wiki-service = callPackage ./nix/wiki-service.nix { };
+            wiki-image = callLinuxPackage ./nix/wiki-image.nix { };
+            postgresql-image = callLinuxPackage ./nix/postgresql-image.nix { };
+            prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
+            grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
+            chart = callPackage ./nix/chart.nix { };
+          }
+        )
+        // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
+          system:
+          lib.mapAttrs (
+            name: package:
+            package
+            // {
+              drvPath = throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}";
+            }
+          ) self.packages.x86_64-linux
+        );
+
+      apps = forAllSystems (system: {
+        default = {
+          type = "app";
+          program = lib.getExe self.packages.${system}.wiki-service;
+          meta.description = "The service, on a SQLite file in the current directory";
+        };
+      });
+
+      checks = forAllSystems (system: callPackageFor system ./nix/checks.nix { });
+
+      devShells = forAllSystems (system: {
+        default = callPackageFor system ./nix/dev-shell.nix { };
+      });
+
+      formatter = forAllSystems (system: nixpkgs.legacyPackages.${system}.nixfmt-tree);
+    };
+}

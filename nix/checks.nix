@@ -1,0 +1,241 @@
+# Each check is a derivation whose name says what broke.
+{
+  lib,
+  cargo,
+  clippy,
+  grafana,
+  grafanaPlugins,
+  jq,
+  kubernetes-helm,
+  nixfmt,
+  postgresql_16,
+  python3,
+  runCommand,
+  rustPlatform,
+  rustc,
+  rustfmt,
+  shellcheck,
+  stdenv,
+  wiki-service,
+  wiki-image,
+  postgresql-image,
+  prometheus-image,
+  grafana-image,
+}:
+
+let
+  inherit (lib) fileset;
+  sources =
+    files:
+    fileset.toSource {
+      root = ../.;
+      fileset = fileset.unions files;
+    };
+  rustSources = sources [
+    ../Cargo.toml
+    ../Cargo.lock
+    ../clippy.toml
+    ../migration
+    ../rustfmt.toml
+    ../src
+  ];
+
+  # Reads an image without a runtime: $config is the file of its configuration, $files lists its files.
+  imageContract =
+    {
+      image,
+      user,
+      port,
+      megabytes,
+      script,
+    }:
+    runCommand "${image.imageName}-contract" { nativeBuildInputs = [ jq ]; } ''
+      fail() {
+        echo "${image.imageName}: $1" >&2
+        exit 1
+      }
+      holds() {
+        jq --exit-status "$1" "$config" >/dev/null || fail "not so: $1"
+      }
+      has_file() {
+        grep --quiet --line-regexp --extended-regexp "$1" "$files"
+      }
+
+      mkdir image
+      tar --extract --file ${image} --directory image
+      config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
+      files=$PWD/files
+      for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
+        tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
+      done >"$files"
+
+      holds '.config.User == "${user}"'
+      holds '.config.ExposedPorts | has("${port}/tcp")'
+      holds '.config.Labels | has("org.opencontainers.image.version")'
+      holds '.created | startswith("1970-01-01T00:00:01")'
+      size=$(stat --dereference --format %s ${image})
+      [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
+      ${script}
+      touch $out
+    '';
+in
+{
+  nix-format =
+    runCommand "nix-format"
+      {
+        src = sources [
+          ../flake.nix
+          (fileset.fileFilter (file: file.hasExt "nix") ./.)
+        ];
+        nativeBuildInputs = [ nixfmt ];
+      }
+      ''
+        find "$src" -name '*.nix' -exec nixfmt --check {} +
+        touch $out
+      '';
+
+  shellcheck =
+    runCommand "shellcheck"
+      {
+        src = sources [
+          ../test.sh
+          ../tests/nix/install-nix
+          ./postgresql-entrypoint.sh
+          ./stand-in/nix
+        ];
+        nativeBuildInputs = [ shellcheck ];
+      }
+      ''
+        find "$src" -type f -exec shellcheck --shell=bash {} +
+        touch $out
+      '';
+
+  chart-lint =
+    runCommand "chart-lint"
+      {
+        src = ../chart;
+        nativeBuildInputs = [ kubernetes-helm ];
+      }
+      ''
+        for values in "$src"/values.yaml "$src"/ci/*.yaml; do
+          helm lint --strict --values "$values" "$src"
+        done
+        touch $out
+      '';
+
+  rust-format =
+    runCommand "rust-format"
+      {
+        src = rustSources;
+        nativeBuildInputs = [
+          cargo
+          rustfmt
+        ];
+      }
+      ''
+        cd "$src"
+        cargo fmt --all --check
+        touch $out
+      '';
+
+  clippy = stdenv.mkDerivation {
+    name = "clippy";
+    src = rustSources;
+    inherit (wiki-service) cargoDeps;
+    nativeBuildInputs = [
+      cargo
+      clippy
+      rustPlatform.cargoSetupHook
+      rustc
+    ];
+    buildPhase = ''
+      cargo clippy --workspace --all-targets --offline --locked -- --deny warnings
+    '';
+    installPhase = "touch $out";
+  };
+
+  # Those that need no browser, no tracing of the process and no minutes.
+  service-tests =
+    runCommand "service-tests"
+      {
+        src = sources [
+          ../Cargo.toml
+          ../README.md
+          ../pyproject.toml
+          ../tests/service
+          ../tests/support
+        ];
+        nativeBuildInputs = [
+          postgresql_16
+          (python3.withPackages (packages: [
+            packages.httpx
+            packages.playwright
+            packages.psutil
+            packages.psycopg
+            packages.pytest
+            packages.pytest-timeout
+            packages.trustme
+          ]))
+        ];
+        WIKI_SERVICE = lib.getExe wiki-service;
+        __darwinAllowLocalNetworking = true;
+      }
+      ''
+        cd "$src"
+        python -m pytest tests/service/test_{configuration,cors,problems,schema,users_and_posts,validation}.py
+        touch $out
+      '';
+}
+// lib.optionalAttrs stdenv.hostPlatform.isLinux {
+  wiki-image = imageContract {
+    image = wiki-image;
+    user = "65532:65532";
+    port = "8000";
+    megabytes = 25;
+    script = ''
+      holds '.config.Entrypoint[0] | endswith("/bin/wiki-service")'
+      holds '.config.Labels."org.opencontainers.image.licenses" == "MIT OR Apache-2.0"'
+      ! has_file '.*/(bash|sh|busybox|nix-store|apt|apk)' || fail "it has a shell or a package manager"
+    '';
+  };
+
+  postgresql-image = imageContract {
+    image = postgresql-image;
+    user = "999:999";
+    port = "5432";
+    megabytes = 150;
+    script = ''
+      holds '.config.StopSignal == "SIGINT"'
+      has_file '/nix/store/.*/bin/initdb' || fail "no initdb"
+    '';
+  };
+
+  prometheus-image = imageContract {
+    image = prometheus-image;
+    user = "65534:65534";
+    port = "9090";
+    megabytes = 150;
+    script = ''
+      has_file /etc/prometheus/prometheus.yml || fail "no configuration"
+    '';
+  };
+
+  grafana-image = imageContract {
+    image = grafana-image;
+    user = "472:472";
+    port = "3000";
+    megabytes = 300;
+    script = ''
+      holds '.config.Env | any(. == "GF_PLUGINS_PREINSTALL_DISABLED=true")'
+      plugins=$(jq --raw-output '.config.Env[] | select(startswith("GF_PATHS_PLUGINS=")) | sub(".*="; "")' "$config")
+      for file in ${
+        if lib.versionAtLeast grafana.version "13.2" then
+          ''"$plugins/prometheus" ${grafanaPlugins.prometheus}/plugin.json''
+        else
+          "${grafana}/share/grafana/public/app/plugins/datasource/prometheus/plugin.json"
+      }; do
+        has_file "$file" || fail "no Prometheus datasource: $file is missing"
+      done
+    '';
+  };
+}

@@ -1,0 +1,15 @@
+# What the flake takes from nixpkgs, made from this machine's own programs, for tests where nixpkgs can't be fetched:
+# `nix/stand-in/nix build .#wiki-image`. Every name and argument here exists, with the same meaning, in nixpkgs.
+{
+  outputs =
+    { self }:
+    let
+      lib = import ./lib.nix;
+    in
+    {
+      inherit lib;
+      legacyPackages = lib.genAttrs lib.systems.flakeExposed (
+        system: import ./packages.nix { inherit lib system; }
+      );
+    };
+}

@@ -1,0 +1,37 @@
+{
+  lib,
+  dockerTools,
+  wiki-service,
+}:
+
+dockerTools.buildLayeredImage {
+  name = "wiki-service";
+
+  # SQLite's file, where no DATABASE_URL says otherwise.
+  fakeRootCommands = ''
+    mkdir data
+    chown 65532:65532 data
+  '';
+
+  config = {
+    Entrypoint = [ (lib.getExe wiki-service) ];
+    User = "65532:65532";
+    Env = [ "LISTEN_ADDRESS=::" ];
+    ExposedPorts."8000/tcp" = { };
+    WorkingDir = "/data";
+    Volumes."/data" = { };
+    Healthcheck.Test = [
+      "CMD"
+      (lib.getExe wiki-service)
+      "healthcheck"
+    ];
+    Labels = {
+      "org.opencontainers.image.title" = wiki-service.pname;
+      "org.opencontainers.image.description" = wiki-service.meta.description;
+      "org.opencontainers.image.version" = wiki-service.version;
+      "org.opencontainers.image.licenses" = lib.concatMapStringsSep " OR " (
+        license: license.spdxId
+      ) wiki-service.meta.license;
+    };
+  };
+}

@@ -1,0 +1,74 @@
+"""Who reaches whom with the network policies on, tried by connecting."""
+
+import httpx
+import pytest
+
+from support.kube import NewRelease, Release
+from support.wait import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+PORTS = {"api": 8000, "postgresql": 5432, "prometheus": 9090, "grafana": 3000}
+ALLOWED = {
+    ("api", "postgresql"),
+    ("backup", "postgresql"),
+    ("prometheus", "api"),
+    ("test", "api"),
+    ("grafana", "prometheus"),
+}
+
+
+@pytest.fixture(scope="module")
+def release(new_release: NewRelease) -> Release:
+    release = new_release("wiki-policies")
+    release.install("--set=networkPolicy.enabled=true", "--set=backup.enabled=true")
+    return release
+
+
+def labels(component: str) -> str:
+    if component == "stranger":
+        return "app=stranger"
+    return (
+        "app.kubernetes.io/name=wiki,app.kubernetes.io/instance=wiki-release,"
+        f"app.kubernetes.io/component={component}"
+    )
+
+
+@pytest.mark.parametrize("target", PORTS)
+@pytest.mark.parametrize("source", ["stranger", "test", "backup", "grafana"])
+def test_a_pod_reaches_only_whom_it_must(release: Release, source: str, target: str) -> None:
+    """The pod wears the component's labels, by which alone the policies know it. Not the API's or
+    Prometheus', whose Services would send it requests: these two are tried by what they do."""
+    host = f"wiki-release-{target}"
+    assert release.can_connect(labels(source), host, PORTS[target]) is ((source, target) in ALLOWED)
+
+
+def test_a_pod_of_another_namespace_is_refused(release: Release) -> None:
+    """Though it wears the right labels."""
+    host = f"wiki-release-postgresql.{release.namespace}"
+    image = release.pods("postgresql")[0]["spec"]["containers"][0]["image"]
+    other = Release(release.cluster, release.helm_program, "default", release.chart)
+    assert not other.can_connect(labels("backup"), host, 5432, image=image)
+
+
+def test_the_ingress_controller_reaches_the_api_and_grafana(release: Release) -> None:
+    release.wait_until_answering()
+    # the API reaches its database
+    release.create_user("Ada")
+    assert release.client.get("/grafana/api/health").status_code == 200
+
+
+def test_prometheus_reaches_the_api_and_the_kubelets(release: Release) -> None:
+    with release.forward("service/wiki-release-prometheus", 9090) as url:
+
+        def healthy() -> bool:
+            found = httpx.get(f"{url}/api/v1/targets").json()["data"]["activeTargets"]
+            return len(found) >= 4 and all(target["health"] == "up" for target in found)
+
+        wait_until(healthy, "every target to be up", seconds=150, every=1)
+
+
+def test_the_jobs_and_the_helm_test_do_their_work(release: Release) -> None:
+    assert "dumped" in release.run_job("backup")
+    assert "restored" in release.run_job("restore")
+    release.helm("test", "--timeout=3m")

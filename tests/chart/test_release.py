@@ -1,0 +1,365 @@
+"""A release on a real cluster, and what its users do with it from the first day to the last."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from support.browser import ELSEWHERE, Visit, chromium
+from support.helm import CHART, Helm, install, values_files
+from support.kube import NewRelease, Release
+from support.wait import wait_until
+
+pytestmark = pytest.mark.timeout(900)
+PARTS = ("api", "postgresql", "prometheus", "grafana")
+
+
+@pytest.fixture(scope="module")
+def notes() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def release(new_release: NewRelease, notes: dict[str, str]) -> Release:
+    release = new_release("wiki-release-test", host=ELSEWHERE)
+    done = release.install("--set=backup.enabled=true")
+    notes["install"] = done.stdout
+    assert "would violate PodSecurity" not in done.stderr
+    release.wait_until_answering()
+    return release
+
+
+@pytest.mark.parametrize("values", values_files(), ids=lambda path: path.stem)
+def test_the_api_server_accepts_every_kind_of_release(
+    release: Release, helm3: Helm, values: Path
+) -> None:
+    """A dry run on the server: schema, admission, and warnings of Pod Security."""
+    objects = helm3.objects(f"--values={values}", release="dry").values()
+    own = [each for each in objects if each["apiVersion"].split("/")[0] not in OPERATORS]
+    done = release.cluster.run(
+        *("kubectl", "--namespace", release.namespace, "create", "--dry-run=server"),
+        *("--validate=strict", "--filename=-"),
+        stdin=yaml.safe_dump_all(own),
+    )
+    assert "would violate" not in done.stderr
+    assert len(done.stdout.splitlines()) == len(own)
+
+
+OPERATORS = ("postgresql.cnpg.io", "monitoring.coreos.com")
+
+
+def test_notes_give_the_next_commands(release: Release, notes: dict[str, str]) -> None:
+    text = notes["install"].partition("NOTES:")[2]
+    for command in (
+        "helm test wiki-release --namespace wiki-release-test",
+        "port-forward service/wiki-release-api 8000",
+        f"http://{release.host}/grafana/d/creation-dashboard-678/creation",
+    ):
+        assert command in text
+    wait = re.search(r"^ +(kubectl .* rollout status .*)$", text, re.MULTILINE)
+    assert wait
+    assert "successfully rolled out" in release.cluster.run(*wait[1].split()).stdout
+    assert "WARNING: Grafana's login is admin / admin" in text
+    assert "keeps the volumes" in text
+
+
+@pytest.mark.parametrize("name", ["helm3", "helm4"])
+def test_helm_test_creates_a_user_and_reads_it_back(release: Release, name: str) -> None:
+    done = release.cluster.run(
+        *(install(name), "test", release.name, "--namespace", release.namespace, "--timeout=3m")
+    )
+    assert re.search(r"Phase: +Succeeded", done.stdout)
+    names = {pod["metadata"]["name"] for pod in release.get("pods")["items"]}
+    assert "wiki-release-test" not in names, "a pod that has ended is never ready"
+
+
+def test_helm_test_fails_when_the_api_does(release: Release) -> None:
+    service = '{"spec": {"selector": {"app.kubernetes.io/component": "%s"}}}'
+    patch = ("patch", "service", "wiki-release-api", "--patch")
+    release.kubectl(*patch, service % "prometheus")
+    try:
+        done = release.helm("test", "--timeout=1m", check=False)
+    finally:
+        release.kubectl(*patch, service % "api")
+        release.wait_until_answering()
+    assert done.returncode != 0
+
+
+def test_the_api_answers_through_the_ingress(release: Release) -> None:
+    user = release.create_user("Ada")
+    assert release.client.get(f"/user/{user['id']}").json() == user
+    assert release.client.get(f"/users/{user['id']}").json() == user
+    answer = release.client.post("/posts", json={"user_id": user["id"], "content": "Hello"})
+    assert answer.status_code == 201
+    post = answer.json()
+    assert release.client.get(f"/posts/{post['post_id']}").json() == post
+    assert release.client.get("/openapi.json").json()["paths"]
+    assert release.client.get("/openapi.yaml").text.startswith("openapi")
+    assert release.client.get("/").is_redirect
+    assert release.client.get("/grafana/api/health").status_code == 200
+
+
+def test_the_ingress_publishes_nothing_else(release: Release) -> None:
+    """What the controller does not know it answers itself, without the API's JSON."""
+    for path in ("/metrics", "/readyz", "/livez", "/nothing"):
+        answer = release.client.get(path)
+        assert answer.status_code == 404
+        assert "json" not in answer.headers["content-type"], f"{path} reaches the API"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_documentation_works_in_a_browser(release: Release, path: str) -> None:
+    with chromium() as browser:
+        visit = Visit(browser.new_page())
+        visit.page.goto(f"http://{ELSEWHERE}:{httpx.URL(release.cluster.ingress).port}{path}")
+        visit.page.get_by_text("/users").first.wait_for()
+        assert not visit.complaints
+
+
+@pytest.fixture(scope="module")
+def prometheus(release: Release) -> Iterator[httpx.Client]:
+    with (
+        release.forward("service/wiki-release-prometheus", 9090) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        yield client
+
+
+def query(prometheus: httpx.Client, expression: str) -> list[Any]:
+    answer = prometheus.get("/api/v1/query", params={"query": expression}).json()
+    assert answer["status"] == "success", f"{expression}: {answer}"
+    return list(answer["data"]["result"])
+
+
+def targets(prometheus: httpx.Client) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for target in prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]:
+        found.setdefault(target["labels"]["job"], []).append(target["health"])
+    return found
+
+
+def test_prometheus_reads_every_replica_and_the_kubelets(
+    release: Release, prometheus: httpx.Client
+) -> None:
+    release.kubectl("scale", "deployment/wiki-release-api", "--replicas=2")
+    release.rollout("deployment/api")
+    nodes = len(release.get("nodes")["items"])
+    expected = {
+        f"{release.namespace}/wiki-release-api": ["up"] * 2,
+        "prometheus": ["up"],
+        "kubelet-volumes": ["up"] * nodes,
+        "kubelet-resources": ["up"] * nodes,
+    }
+    wait_until(lambda: targets(prometheus) == expected, "all targets to be up", seconds=150)
+    release.kubectl("scale", "deployment/wiki-release-api", "--replicas=1")
+
+
+def test_the_creation_rates_are_seen(release: Release, prometheus: httpx.Client) -> None:
+    def both() -> bool:
+        user = release.create_user("Grace")
+        release.client.post("/posts", json={"user_id": user["id"], "content": "rate"})
+        return all(
+            result and float(result[0]["value"][1]) > 0
+            for name in ("users", "posts")
+            if (result := query(prometheus, f"sum(rate({name}_created_total[1m]))")) is not None
+        )
+
+    wait_until(both, "rates above zero", seconds=120, every=2)
+
+
+DASHBOARDS = {file.stem: file.name for file in sorted((CHART / "dashboards").glob("*.json"))}
+
+
+@pytest.mark.parametrize("file", DASHBOARDS.values(), ids=DASHBOARDS)
+def test_every_panel_has_data(release: Release, prometheus: httpx.Client, file: str) -> None:
+    data = release.get("configmap", "wiki-release-grafana-dashboards")["data"]
+    release.client.get("/user/0")
+    for panel in json.loads(data[file])["panels"]:
+        for target in panel["targets"]:
+            expression = target["expr"]
+            for variable, value in (("$__rate_interval", "1m"), ("$__range", "1h")):
+                expression = expression.replace(variable, value)
+
+            def has_data(expression: str = expression) -> bool:
+                release.client.get("/user/0")
+                found = query(prometheus, expression)
+                return bool(found) and all(each["value"][1] != "NaN" for each in found)
+
+            what = f"data in {panel['title']}: {expression}"
+            wait_until(has_data, what, seconds=200, every=2)
+
+
+def test_the_alerts_are_loaded_and_none_fires(prometheus: httpx.Client) -> None:
+    groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    (expected,) = yaml.safe_load((CHART / "prometheus-rules.yml").read_text())["groups"]
+    assert len(rules) == len(expected["rules"])
+    for rule in rules:
+        assert rule["health"] == "ok", rule
+        assert rule.get("state", "inactive") in ("inactive", "pending"), rule
+
+
+def test_no_secret_is_seen(release: Release) -> None:
+    password = release.secret("postgresql", "password")
+    assert len(password) == 32
+    seen = [
+        release.cluster.run(
+            release.helm_program, "get", "values", release.name, "--namespace", release.namespace
+        ).stdout,
+        release.kubectl(
+            "get", "configmaps,pods,deployments,statefulsets,cronjobs", "--output=yaml"
+        ),
+        *(
+            release.kubectl("logs", "--tail=-1", f"--selector=app.kubernetes.io/component={part}")
+            for part in PARTS
+        ),
+    ]
+    assert password not in "".join(seen)
+
+
+def test_no_pod_was_restarted_and_none_may_write_its_root(release: Release) -> None:
+    for part in PARTS:
+        for pod in release.pods(part):
+            for status in pod["status"]["containerStatuses"]:
+                assert status["restartCount"] == 0, release.explain()
+            assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_service_account_of_prometheus_can_do_no_more_than_it_must(release: Release) -> None:
+    account = f"--as=system:serviceaccount:{release.namespace}:wiki-release-prometheus"
+
+    def may(*arguments: str) -> bool:
+        return release.kubectl("auth", "can-i", *arguments, account, check=False).strip() == "yes"
+
+    assert may("list", "pods")
+    assert may("get", "nodes", "--subresource=metrics")
+    for verb, what in (("get", "secrets"), ("list", "services"), ("create", "pods")):
+        assert not may(verb, what)
+    assert not may("list", "pods", "--namespace=kube-system")
+    assert not may("get", "nodes", "--subresource=proxy")
+
+
+def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
+    """The API's memory by its own word: a tenth of what the predecessor asked for."""
+    with release.forward("service/wiki-release-api", 8000) as url:
+        metrics = httpx.get(f"{url}/metrics").text
+    (line,) = (
+        each for each in metrics.splitlines() if each.startswith("process_resident_memory_bytes ")
+    )
+    memory = float(line.split()[1])
+    record_property("api_memory_bytes", memory)
+    assert memory < 64 * 1024**2
+
+
+def test_a_dump_restored_into_an_empty_release_equals_the_original(
+    release: Release, new_release: NewRelease
+) -> None:
+    ada = release.create_user("Ada ünïcødé '; --")
+    before = dump(release)
+    log = release.run_job("backup")
+    assert "dumped wikidb to wiki-" in log
+    name = log.split(" to ")[1].split()[0]
+    later = release.create_user("after the dump")
+
+    # put back where it came from: what came after it is gone
+    assert f"restored wikidb from {name}" in release.run_job("restore")
+    assert dump(release) == before
+    assert release.client.get(f"/user/{later['id']}").status_code == 404
+    assert release.client.get(f"/user/{ada['id']}").json() == ada
+
+    # through a file of one's own, into a release that never saw any of it
+    other = new_release("wiki-restore-test")
+    other.install("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
+    database = "statefulset/wiki-release-postgresql"
+    credentials = ["--username=wikiuser", "--dbname=wikidb"]
+    sql = release.kubectl("exec", database, "--", "pg_dump", *credentials, "--clean", "--if-exists")
+    other.kubectl(
+        *("exec", "-i", database, "--", "psql", *credentials),
+        *("--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"),
+        stdin=sql,
+    )
+    assert dump(other) == before
+    other.wait_until_answering()
+    assert other.client.get(f"/user/{ada['id']}").json() == ada
+    assert other.create_user("next")["id"] > ada["id"]
+
+
+def dump(release: Release) -> str:
+    """All data, as text; pg_dump's random guard words aside."""
+    text = release.kubectl(
+        *("exec", "statefulset/wiki-release-postgresql", "--", "pg_dump", "--username=wikiuser"),
+        *("--dbname=wikidb", "--data-only", "--inserts"),
+    )
+    return "\n".join(line for line in text.splitlines() if not line.startswith("\\"))
+
+
+def test_old_dumps_are_deleted(release: Release) -> None:
+    release.upgrade("--set=backup.keep=2")
+    logs = []
+    for _ in range(3):
+        logs.append(release.run_job("backup"))
+        time.sleep(1)
+    assert "deleted wiki-" in logs[-1]
+    first = logs[1].split(" to ")[1].split()[0]
+    # an older one by its name
+    restored = release.run_job("restore", environment=f"DUMP={first}")
+    assert f"from {first}" in restored
+
+
+def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Release) -> None:
+    ada = release.create_user("kept")
+    password = release.secret("postgresql", "password")
+
+    def still_there() -> None:
+        release.wait_until_answering()
+        assert release.client.get(f"/user/{ada['id']}").json() == ada
+        assert release.secret("postgresql", "password") == password
+
+    database = release.pods("postgresql")[0]["metadata"]["uid"]
+    release.upgrade("--set=api.extraEnv[0].name=RUST_LOG", "--set=api.extraEnv[0].value=debug")
+    still_there()
+    assert release.pods("postgresql")[0]["metadata"]["uid"] == database
+    release.helm("rollback", "--wait", "--timeout=3m")
+    still_there()
+
+    refused = release.helm(
+        "upgrade", CHART, "--reuse-values", "--set=postgresql.auth.password=another", check=False
+    )
+    assert refused.returncode != 0
+    assert "postgresql.auth.password is not the password in the Secret" in refused.stderr
+
+    done = release.helm("uninstall", "--wait")
+    assert "kept due to the resource policy" in done.stdout
+    claims = {claim["metadata"]["name"] for claim in release.get("pvc")["items"]}
+    assert claims == {f"wiki-release-{part}" for part in (*PARTS[1:], "backup")}
+
+    def running() -> list[str]:
+        pods = release.get("pods")["items"]
+        return [
+            pod["metadata"]["name"]
+            for pod in pods
+            if pod["status"]["phase"] not in ("Succeeded", "Failed")
+        ]
+
+    wait_until(lambda: not running(), "all pods to be gone", seconds=90, every=0.5)
+
+    # the other Helm takes over what the first one kept
+    again = Release(
+        release.cluster, install("helm4"), release.namespace, release.chart, host=release.host
+    )
+    again.install("--set=backup.enabled=true")
+    still_there()
+
+
+def test_a_cluster_scoped_name_does_not_clash(helm3: Helm) -> None:
+    names = [
+        helm3.objects(f"--namespace={namespace}").of_kind("ClusterRole")[0]["metadata"]["name"]
+        for namespace in ("one", "two")
+    ]
+    assert len(set(names)) == 2

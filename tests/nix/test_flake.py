@@ -1,0 +1,79 @@
+"""What the flake offers, and that its outputs depend on what they are made of alone."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.nix import ROOT, SYSTEM, Nix
+
+IMAGES = ["wiki-image", "postgresql-image", "prometheus-image", "grafana-image"]
+PACKAGES = {"default", "wiki-service", "chart", *IMAGES}
+LINUX = ["x86_64-linux", "aarch64-linux"]
+DARWIN = ["x86_64-darwin", "aarch64-darwin"]
+
+
+def test_the_outputs(nix: Nix) -> None:
+    shown = json.loads(nix.output("flake", "show", "--json"))
+    for system in LINUX + DARWIN:
+        assert shown["packages"][system].keys() == PACKAGES
+        assert shown["devShells"][system].keys() == {"default"}
+        assert shown["apps"][system].keys() >= {"default"}
+        assert system in shown["formatter"]
+        assert shown["checks"][system]
+
+
+@pytest.mark.parametrize("system", LINUX + DARWIN)
+def test_every_output_evaluates(nix: Nix, system: str) -> None:
+    for kind in ("packages", "checks", "devShells"):
+        paths = nix.evaluate(f"{kind}.{system}", "builtins.mapAttrs (_: package: package.drvPath)")
+        assert all(path.endswith(".drv") for path in paths.values())
+    assert nix.evaluate(f"formatter.{system}.drvPath").endswith(".drv")
+    assert nix.evaluate(f"apps.{system}.default.program").endswith("/bin/wiki-service")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_macos_takes_the_images_of_linux(nix: Nix, image: str) -> None:
+    linux = nix.evaluate(f"packages.aarch64-linux.{image}.drvPath")
+    assert nix.evaluate(f"packages.aarch64-darwin.{image}.drvPath") == linux
+
+
+def test_another_system_is_told_what_to_do(nix: Nix) -> None:
+    result = nix.run("build", "--no-link", ".#packages.riscv64-linux.wiki-image")
+    assert result.returncode
+    assert result.stderr.splitlines()[-1].strip() == (
+        "error: wiki-image cannot be built for riscv64-linux: "
+        "take packages.x86_64-linux.wiki-image or packages.aarch64-linux.wiki-image"
+    )
+
+
+def derivation(nix: Nix) -> str:
+    path: str = nix.evaluate(f"packages.{SYSTEM}.wiki-image.drvPath")
+    return path
+
+
+def test_only_the_source_changes_the_image(checkout: Nix) -> None:
+    before = derivation(checkout)
+    for name in ("README.md", "flake.nix", "tests/run.py"):
+        with (checkout.flake / name).open("a") as file:
+            file.write("\n# changed\n")
+    assert derivation(checkout) == before, "a file that is not compiled changes the image"
+    with (checkout.flake / "src/main.rs").open("a") as file:
+        file.write("\n// changed\n")
+    assert derivation(checkout) != before
+
+
+def test_a_shallow_and_a_dirty_checkout(checkout: Nix, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    command = ["git", "clone", "--quiet", "--depth=1", f"file://{checkout.flake}", clone]
+    subprocess.run(command, check=True)
+    (clone / "README.md").write_text("Changed, and not committed.\n")
+    assert derivation(Nix(clone)) == derivation(checkout)
+
+
+def test_nixpkgs_is_the_only_input_and_locked() -> None:
+    lock = json.loads((ROOT / "flake.lock").read_text())
+    assert lock["nodes"].keys() == {"root", "nixpkgs"}
+    assert lock["nodes"]["nixpkgs"]["locked"]["rev"]
+    assert lock["nodes"]["nixpkgs"]["locked"]["narHash"]

@@ -1,0 +1,108 @@
+"""The programs that the chart's tests drive, built from their Go modules once and kept."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parents[2] / "chart"
+
+_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki-service-tests"
+
+# Each version has a folder of its own: an update is built beside what older checkouts use.
+MODULES = {
+    "helm3": ("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
+    "helm4": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
+    "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+}
+# What a Helm that was built without its Makefile does not know by itself.
+KUBE_VERSION = "1.34.0"
+
+
+def go() -> str:
+    beside_python = Path(sys.executable).parent / "go"
+    found = str(beside_python) if beside_python.exists() else shutil.which("go")
+    assert found, "no Go: it is one of the tests' Python packages, and is not on PATH either"
+    return found
+
+
+def path(name: str) -> Path:
+    module, version = MODULES[name]
+    return _cache / f"{name}-{version}" / Path(module).name
+
+
+def install(name: str) -> Path:
+    """Builds the program if it is not there; a minute or more for each."""
+    program = path(name)
+    if not program.exists():
+        module, version = MODULES[name]
+        print(f"building {module}@{version}", flush=True)
+        subprocess.run(
+            ["nice", go(), "install", "-ldflags=-s -w", f"{module}@{version}"],
+            env=os.environ | {"GOBIN": str(program.parent), "CGO_ENABLED": "0"},
+            check=True,
+        )
+    return program
+
+
+def install_all() -> None:
+    for name in MODULES:
+        install(name)
+
+
+class Helm:
+    """Helm without a cluster: what a chart and its values become."""
+
+    def __init__(self, program: Path):
+        self.program = program
+
+    def template(
+        self, *arguments: str, release: str = "wiki-release"
+    ) -> subprocess.CompletedProcess[str]:
+        return self._run("template", release, CHART, "--kube-version", KUBE_VERSION, *arguments)
+
+    def lint(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("lint", "--strict", CHART, "--kube-version", KUBE_VERSION, *arguments)
+
+    def objects(self, *arguments: str, release: str = "wiki-release") -> "Objects":
+        run = self.template(*arguments, release=release)
+        assert run.returncode == 0, run.stderr
+        return Objects(yaml.safe_load_all(run.stdout))
+
+    def _run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *arguments], capture_output=True, text=True, check=False
+        )
+
+
+class Objects(dict[tuple[str, str], Any]):
+    """Kubernetes objects by kind and name."""
+
+    def __init__(self, documents: Iterable[Any]):
+        super().__init__(
+            ((each["kind"], each["metadata"]["name"]), each) for each in documents if each
+        )
+
+    def of_kind(self, *kinds: str) -> list[Any]:
+        return [each for (kind, _), each in self.items() if kind in kinds]
+
+    def pods(self) -> dict[str, Any]:
+        """Every pod's specification, by the name of what makes it."""
+        pods: dict[str, Any] = {}
+        for (kind, name), each in self.items():
+            if kind in ("Deployment", "StatefulSet"):
+                pods[name] = each["spec"]["template"]["spec"]
+            elif kind == "CronJob":
+                pods[name] = each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+            elif kind == "Pod":
+                pods[name] = each["spec"]
+        return pods
+
+
+def values_files() -> list[Path]:
+    return sorted((CHART / "ci").glob("*.yaml"))

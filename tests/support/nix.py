@@ -1,0 +1,65 @@
+"""The flake, built with the stand-in for nixpkgs: see nix/stand-in."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = f"{platform.machine()}-linux"
+
+
+class UnavailableError(Exception):
+    """Why there is no Nix here, in one line."""
+
+
+class Nix:
+    """`nix` with the stand-in, on the flake of a folder."""
+
+    def __init__(self, flake: Path = ROOT):
+        self.flake = flake
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = self.flake / "nix/stand-in/nix"
+        return subprocess.run(
+            [program, *arguments],
+            cwd=self.flake,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+
+    def output(self, *arguments: str) -> str:
+        result = self.run(*arguments)
+        assert result.returncode == 0, f"nix {' '.join(arguments)}:\n{result.stderr}"
+        return result.stdout
+
+    def build(self, *attributes: str, options: tuple[str, ...] = ()) -> list[Path]:
+        """Builds outputs such as `wiki-image`; their store paths."""
+        flags = ("--no-link", "--print-out-paths", "--print-build-logs", *options)
+        paths = self.output("build", *(f".#{name}" for name in attributes), *flags)
+        return [Path(path) for path in paths.split()]
+
+    def evaluate(self, attribute: str, apply: str | None = None) -> Any:
+        flags = ("--apply", apply) if apply else ()
+        return json.loads(self.output("eval", "--json", f".#{attribute}", *flags))
+
+
+def prepare() -> None:
+    """Installs Nix and what the stand-in is made of. Where that cannot be, the tests say so."""
+    subprocess.run([ROOT / "nix/stand-in/nix", "eval", "--expr", "1"], cwd=ROOT, check=False)
+
+
+def find() -> Nix:
+    if platform.system() != "Linux":
+        raise UnavailableError(
+            f"the stand-in for nixpkgs is made from Linux programs, and this is {platform.system()}"
+        )
+    nix = Nix()
+    probe = nix.run("eval", "--expr", "1")
+    if probe.returncode:
+        raise UnavailableError("no Nix: " + (probe.stderr.strip() or "it failed").splitlines()[-1])
+    return nix
