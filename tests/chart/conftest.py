@@ -30,10 +30,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def chart(cluster: Cluster) -> Path:
+def images() -> list[Path]:
+    """Archives of the images that the chart names."""
+    return sorted(Path(os.environ["WIKI_TEST_IMAGES"]).glob("*.tar"))
+
+
+@pytest.fixture(scope="session")
+def chart(cluster: Cluster, images: list[Path]) -> Path:
     """The chart under test, whose images the cluster has."""
-    archives = sorted(Path(os.environ["WIKI_TEST_IMAGES"]).glob("*.tar"))
-    cluster.load(*archives)
+    cluster.load(*images)
     return CHART
 
 
