@@ -1,10 +1,6 @@
 //! JSON in and out. Bodies are read field by field, so that an answer can name all that is wrong.
 
-use http_body_util::BodyExt;
-use poem::{
-    IntoResponse, Request, RequestBody, Response, Result,
-    http::{StatusCode, header},
-};
+use poem::{IntoResponse, Request, RequestBody, Response, Result, http::header};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
     error::ContentTypeError,
@@ -17,7 +13,6 @@ use serde_json::{Map, Value};
 
 use crate::{
     id::Id,
-    middleware::MaxBodyBytes,
     problem::{Invalid, Problem},
 };
 
@@ -106,33 +101,6 @@ fn parse<T: FromFields>(body: &[u8]) -> Result<T, Problem> {
     T::from_fields(&mut fields).ok_or_else(|| Problem::invalid(fields.errors))
 }
 
-/// Reads the whole body. What is too long is read on for a while and thrown away: most clients
-/// send all of a body before they look at the answer, and a closed connection would hide it.
-async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
-    let max = request.data::<MaxBodyBytes>().expect("set by the middleware").0;
-    let mut body: http_body_util::combinators::BoxBody<_, _> = body.take()?.into();
-    let mut bytes = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let data = frame.map_err(|error| {
-            tracing::debug!("reading the body: {error}");
-            Problem::new(StatusCode::BAD_REQUEST, "the body ended too early")
-        })?;
-        let Ok(data) = data.into_data() else { continue };
-        length += data.len();
-        if length <= max {
-            bytes.extend_from_slice(&data);
-        } else if length > max.saturating_mul(16) {
-            break;
-        }
-    }
-    if length > max {
-        let detail = format!("the body is larger than {max} bytes");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into());
-    }
-    Ok(bytes)
-}
-
 impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
 
@@ -158,7 +126,7 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
             let content_type = content_type.to_owned();
             return Err(ContentTypeError::NotSupported { content_type }.into());
         }
-        Ok(Self(parse(&read(request, body).await?)?))
+        Ok(Self(parse(&body.take()?.into_bytes().await?)?))
     }
 }
 

@@ -12,11 +12,13 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::body::Bytes;
 use poem::{
     Addr, Endpoint, Request, Response, Result,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::{
     app::App,
@@ -50,16 +52,12 @@ pub fn statement_noted() -> bool {
     EXCHANGE.try_with(|exchange| exchange.statement.load(Ordering::Relaxed)).unwrap_or(false)
 }
 
-/// The limit on a body, for those who read one.
-#[derive(Clone, Copy)]
-pub struct MaxBodyBytes(pub usize);
-
 pub struct Middleware<E> {
     app: Arc<App>,
     inner: E,
     routes: Vec<Route>,
     request_timeout: Duration,
-    max_body_bytes: MaxBodyBytes,
+    max_body_bytes: usize,
     trusted_proxies: Vec<Network>,
     cors_allowed_origins: Vec<Origin>,
 }
@@ -86,7 +84,7 @@ impl<E> Middleware<E> {
             inner,
             routes: routes.collect(),
             request_timeout: config.request_timeout_seconds.0,
-            max_body_bytes: MaxBodyBytes(config.max_body_bytes.get()),
+            max_body_bytes: config.max_body_bytes.get(),
             trusted_proxies: config.trusted_proxies.0.clone(),
             cors_allowed_origins: config.cors_allowed_origins.0.clone(),
         }
@@ -102,6 +100,17 @@ impl<E> Middleware<E> {
             });
             matches && segments.next().is_none()
         })
+    }
+
+    /// The way from `/users/` to `/users`, as the predecessor shows it.
+    fn without_slash(&self, path: &str) -> Option<Response> {
+        let path = path.strip_suffix('/').filter(|path| self.route(path).is_some())?;
+        let name = path.rsplit('/').next()?;
+        let response = Response::builder()
+            .status(StatusCode::TEMPORARY_REDIRECT)
+            // Relative, so that it works under a prefix.
+            .header(header::LOCATION, format!("../{name}"));
+        Some(response.finish())
     }
 
     /// The peer's address, or the one that trusted proxies say it speaks for: the last in
@@ -147,7 +156,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    async fn serve(&self, mut request: Request, request_id: String) -> Response {
+    async fn serve(&self, request: Request, request_id: String) -> Response {
         let uri = request.uri().clone();
         let route = self.route(uri.path());
         let mut record = Record {
@@ -162,30 +171,15 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         self.app.metrics.requests_in_flight.inc();
         let origin = self.allowed_origin(request.headers());
-        let without_slash = uri.path().strip_suffix('/').filter(|path| self.route(path).is_some());
-        let mut response = if let Some(methods) = preflight(&request, origin.as_ref(), route) {
-            methods
-        } else if let (None, Some(path)) = (route, without_slash) {
-            // As the predecessor does. Relative, so that it works under a prefix.
-            let name = path.rsplit('/').next().unwrap_or_default();
-            Response::builder()
-                .status(StatusCode::TEMPORARY_REDIRECT)
-                .header(header::LOCATION, format!("../{name}"))
-                .finish()
-        } else {
-            request.set_data(self.max_body_bytes);
-            let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-            let problem = match timeout(self.request_timeout, answer).await {
-                Ok(Ok(Ok(response))) => Ok(response),
-                Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
-                Ok(Err(_panic)) => Err(Problem::internal()),
-                Err(_) => Err(Problem::unavailable(format!(
-                    "the request took longer than {} s",
-                    self.request_timeout.as_secs_f64()
-                ))),
-            };
-            problem.unwrap_or_else(|problem| problem.response(uri.path(), &request_id))
-        };
+        let instead =
+            preflight(&request, origin.as_ref(), route).or_else(|| self.without_slash(uri.path()));
+        let (answer, body_is_read) = self.answer(request, instead).await;
+        let mut response =
+            answer.unwrap_or_else(|problem| problem.response(uri.path(), &request_id));
+        if !body_is_read {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         let headers = response.headers_mut();
         headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
         if let Some(origin) = origin {
@@ -201,6 +195,76 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             response.headers_mut().insert(header::ALLOW, route.allow.clone());
         }
         response
+    }
+
+    /// What the API makes of the request, if there is no answer `instead`, and whether the request
+    /// was read to its end.
+    async fn answer(
+        &self,
+        mut request: Request,
+        instead: Option<Response>,
+    ) -> (Result<Response, Problem>, bool) {
+        let deadline = Instant::now() + self.request_timeout;
+        let late = |_| {
+            let limit = self.request_timeout.as_secs_f64();
+            Problem::unavailable(format!("the request took longer than {limit} s"))
+        };
+        let read = timeout_at(deadline.into(), self.read_body(&mut request)).await;
+        if let Err(problem) = read.map_err(late).flatten() {
+            return (Err(problem), false);
+        }
+        if let Some(response) = instead {
+            return (Ok(response), true);
+        }
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = match timeout_at(deadline.into(), answer).await {
+            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
+            Ok(Err(_panic)) => Err(Problem::internal()),
+            Err(elapsed) => Err(late(elapsed)),
+        };
+        (answer, true)
+    }
+
+    /// Reads the whole body, whether or not it will be looked at: hyper ends a connection without a
+    /// word when an answer leaves while the body is still on its way. What is too long is read on
+    /// for a while and thrown away, since most clients send all of it before they look.
+    async fn read_body(&self, request: &mut Request) -> Result<(), Problem> {
+        let max = self.max_body_bytes;
+        let too_large = || {
+            Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {max} bytes"),
+            )
+        };
+        let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        if length > Some(max) && request.headers().contains_key(header::EXPECT) {
+            return Err(too_large());
+        }
+        if length.is_none() && !request.headers().contains_key(header::TRANSFER_ENCODING) {
+            return Ok(());
+        }
+        let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
+        let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(max));
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let data = frame.map_err(|error| {
+                tracing::debug!("reading the body: {error}");
+                Problem::new(StatusCode::BAD_REQUEST, "the body ended too early")
+            })?;
+            let Ok(data) = data.into_data() else { continue };
+            length += data.len();
+            if length <= max {
+                bytes.extend_from_slice(&data);
+            } else if length > max.saturating_mul(16) {
+                break;
+            }
+        }
+        if length > max {
+            return Err(too_large());
+        }
+        request.set_body(bytes);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use hyper::body::Bytes;
@@ -95,8 +95,8 @@ impl Kind for NotReady {
     ];
 }
 
-/// The API with its document and pages, and every path with its methods.
-pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
+/// The API. Its server is where the document is, so that the pages work under any host and prefix.
+fn api(app: &Arc<App>) -> OpenApiService<impl OpenApi + use<>, ()> {
     let api = (
         Users(app.clone()),
         Posts(app.clone()),
@@ -104,29 +104,30 @@ pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<
         MetricsApi(app.clone()),
         Index,
     );
-    // The server is where the document is, so that the pages work under any host and prefix.
-    let api = OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
+    OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
         .description("Users and their posts. Every error is an `application/problem+json`.")
         .license(env!("CARGO_PKG_LICENSE"))
         .extra_response_header::<String, _>(
             ExtraHeader::new("X-Request-Id")
                 .description("The request's id: the one that was sent, or a new one."),
         )
-        .server("./");
-    let spec = api.spec();
-    // YAML 1.1 takes a bare time for more than a text.
-    let yaml = api.spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE));
-    let mut paths = paths(&spec);
-    let mut route = Route::new();
-    for (path, content_type, body) in [
-        ("/docs", "text/html; charset=utf-8", swagger_ui(&api.swagger_ui_html())),
-        ("/redoc", "text/html; charset=utf-8", redoc(&api.redoc_html())),
-        ("/openapi.json", "application/json", spec),
+        .server("./")
+}
+
+/// The API with its document and pages, and every path with its methods.
+pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
+    let pages: [(&str, &str, Render); 4] = [
+        ("/docs", "text/html; charset=utf-8", swagger_ui),
+        ("/redoc", "text/html; charset=utf-8", redoc),
+        ("/openapi.json", "application/json", |app| api(app).spec()),
         ("/openapi.yaml", "application/yaml", yaml),
-    ] {
-        // 2^63, which the ids stay below, as a whole number: YAML 1.1 takes the other for a text.
-        let body = body.replace("9.223372036854776e18", "9223372036854775808");
-        route = route.at(path, get(serve).data(Arc::new(Document::new(content_type, body))));
+    ];
+    let api = api(app);
+    let mut paths = paths(&api.spec());
+    let mut route = Route::new();
+    for (path, content_type, render) in pages {
+        let page = Page { app: app.clone(), content_type, render, made: OnceLock::new() };
+        route = route.at(path, get(serve).data(Arc::new(page)));
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
     }
     paths.push(("/".to_owned(), "GET, HEAD".to_owned()));
@@ -146,44 +147,56 @@ fn paths(spec: &str) -> Vec<(String, String)> {
     paths.iter().map(|(path, operations)| (path.clone(), allow(operations))).collect()
 }
 
-/// What the template of poem-openapi lacks: a doctype, and an icon that is not looked for elsewhere.
-fn swagger_ui(page: &str) -> String {
+/// What poem-openapi's template lacks: a doctype, and an icon that is not looked for elsewhere.
+fn swagger_ui(app: &Arc<App>) -> String {
     let head = r#"<head><link rel="icon" href="data:,">"#;
-    format!("<!DOCTYPE html>{}", page.replacen("<head>", head, 1))
+    format!("<!DOCTYPE html>{}", api(app).swagger_ui_html().replacen("<head>", head, 1))
 }
 
-/// What the template of poem-openapi has too much: fonts from another host.
-fn redoc(page: &str) -> String {
+/// What poem-openapi's template has too much: fonts from another host.
+fn redoc(app: &Arc<App>) -> String {
+    let page = api(app).redoc_html();
     let start = page.find(r#"<link href="https://fonts."#).expect("poem-openapi's ReDoc page");
     let end = start + page[start..].find('>').expect("the end of the tag") + 1;
-    format!(r#"{}<link rel="icon" href="data:,">{}"#, &page[..start].trim_start(), &page[end..])
+    format!(r#"{}<link rel="icon" href="data:,">{}"#, page[..start].trim_start(), &page[end..])
 }
 
-struct Document {
+/// YAML 1.1 takes a bare time for more than a text.
+fn yaml(app: &Arc<App>) -> String {
+    api(app).spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
+}
+
+type Render = fn(&Arc<App>) -> String;
+
+/// A page of up to 1.6 MB, made when it is first asked for.
+struct Page {
+    app: Arc<App>,
     content_type: &'static str,
-    body: Bytes,
-    etag: String,
+    render: Render,
+    made: OnceLock<(Bytes, String)>,
 }
 
-impl Document {
-    fn new(content_type: &'static str, body: String) -> Self {
-        let mut hasher = DefaultHasher::new();
-        body.hash(&mut hasher);
-        let etag = format!("\"{:016x}\"", hasher.finish());
-        Self { content_type, body: body.into(), etag }
+impl Page {
+    fn body_and_etag(&self) -> &(Bytes, String) {
+        self.made.get_or_init(|| {
+            // 2^63, which the ids stay below, as a whole number: YAML 1.1 takes the other for a text.
+            let body =
+                (self.render)(&self.app).replace("9.223372036854776e18", "9223372036854775808");
+            let mut hasher = DefaultHasher::new();
+            body.hash(&mut hasher);
+            (body.into(), format!("\"{:016x}\"", hasher.finish()))
+        })
     }
 }
 
 #[handler]
-fn serve(request: &Request, Data(document): Data<&Arc<Document>>) -> Response {
-    let response = Response::builder()
-        .header(header::CACHE_CONTROL, "no-cache")
-        .header(header::ETAG, &document.etag);
+fn serve(request: &Request, Data(page): Data<&Arc<Page>>) -> Response {
+    let (body, etag) = page.body_and_etag();
+    let response =
+        Response::builder().header(header::CACHE_CONTROL, "no-cache").header(header::ETAG, etag);
     match request.header(header::IF_NONE_MATCH) {
-        Some(etags) if etags.contains(&document.etag) => {
-            response.status(StatusCode::NOT_MODIFIED).finish()
-        }
-        _ => response.content_type(document.content_type).body(document.body.clone()),
+        Some(etags) if etags.contains(etag) => response.status(StatusCode::NOT_MODIFIED).finish(),
+        _ => response.content_type(page.content_type).body(body.clone()),
     }
 }
 

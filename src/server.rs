@@ -175,6 +175,29 @@ impl Impatient {
         }
     }
 
+    /// Forgets what belongs to an earlier request. Whether one is being served.
+    fn note_turns(&mut self) -> bool {
+        let turns = self.turns.load(Ordering::Relaxed);
+        if turns != self.seen_turns {
+            self.seen_turns = turns;
+            (self.header_began, self.idle_since) = (None, None);
+        }
+        turns % 2 == 1
+    }
+
+    /// Ready once there is no more waiting for what the client sends next.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.note_turns() {
+            return Poll::Pending;
+        }
+        let deadline = match self.header_began {
+            _ if self.limits.stopping.load(Ordering::Relaxed) => Instant::now(),
+            Some(began) => began + self.limits.header,
+            None => *self.idle_since.get_or_insert_with(Instant::now) + self.limits.idle,
+        };
+        self.poll_deadline(cx, deadline)
+    }
+
     /// Ready once `deadline` has passed. The timer is moved only when it must be: moving it costs
     /// more than letting it fire early now and then.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<io::Error> {
@@ -198,26 +221,12 @@ impl AsyncRead for Impatient {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.socket).poll_read(cx, buffer);
-        let turns = self.turns.load(Ordering::Relaxed);
-        if turns != self.seen_turns {
-            self.seen_turns = turns;
-            (self.header_began, self.idle_since) = (None, None);
-        }
-        if turns % 2 == 1 {
-            return result;
-        }
         if result.is_ready() {
+            self.note_turns();
             self.header_began.get_or_insert_with(Instant::now);
             return result;
         }
-        if self.limits.stopping.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        let deadline = match self.header_began {
-            Some(began) => began + self.limits.header,
-            None => *self.idle_since.get_or_insert_with(Instant::now) + self.limits.idle,
-        };
-        self.poll_deadline(cx, deadline).map(Err)
+        self.poll_patience(cx).map(Err)
     }
 }
 
@@ -250,6 +259,8 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper does not look for the next request before something wakes it up: this does.
+        let _ = self.poll_patience(cx);
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 

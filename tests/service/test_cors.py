@@ -61,3 +61,12 @@ def test_another_origin_stays_out(service: Service) -> None:
 
 def test_a_client_without_an_origin_notices_nothing(service: Service) -> None:
     assert service.client.post("/users", json={"name": "curl"}).status_code == 201
+
+
+def test_a_star_lets_every_origin_in(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    client = start_service(sqlite_database, CORS_ALLOWED_ORIGINS="*").client
+    assert client.options("/users", headers=PREFLIGHT).status_code in (200, 204)
+    answer = client.get("/users/1", headers={"origin": ORIGIN})
+    assert answer.headers["access-control-allow-origin"] in ("*", ORIGIN)

@@ -73,3 +73,18 @@ def test_the_pages_are_whole_html(shared_service: Service, browser: Browser, pat
     assert page.evaluate("document.compatMode") == "CSS1Compat", "the page lacks a doctype"
     assert page.title()
     page.close()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/openapi.yaml"])
+def test_what_a_browser_has_it_need_not_load_again(shared_service: Service, path: str) -> None:
+    first = shared_service.client.get(path)
+    again = shared_service.client.get(path, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    stale = shared_service.client.get(path, headers={"if-none-match": '"another"'})
+    assert stale.content == first.content
+
+
+def test_a_trailing_slash_behind_a_prefix(base_url: str, visit: Visit) -> None:
+    visit.page.goto(f"{base_url}/docs/")
+    expect(visit.page).to_have_url(f"{base_url}/docs")
+    expect(visit.page.locator(".opblock").first).to_be_visible()

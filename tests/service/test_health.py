@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from support.api import create_user, problem
-from support.databases import PASSWORD, Database, Postgres, SqliteDatabase
+from support.databases import PASSWORD, Database, Postgres, PostgresDatabase, SqliteDatabase
 from support.net import TcpProxy, free_port
 from support.service import Service, StartService, environment
 from support.wait import wait_until
@@ -40,13 +40,13 @@ def test_the_socket_is_there_before_the_database(
     assert create_user(service.client)["id"] == 1
 
 
-@pytest.mark.parametrize("fault", ["refused", "silent"])
+@pytest.mark.parametrize("fault", ["refused", "silent", "stopped"])
 def test_it_waits_for_the_database_for_a_bounded_time(
     own_postgres: Postgres, start_service: StartService, fault: str
 ) -> None:
     database = own_postgres.create_database()
     proxy = TcpProxy(own_postgres.port)
-    proxy.refuse() if fault == "refused" else proxy.silence()
+    {"refused": proxy.refuse, "silent": proxy.silence, "stopped": own_postgres.pause}[fault]()
     settings = database.environment_at(proxy.port)
     start = time.monotonic()
     service = start_service(until="listening", STARTUP_TIMEOUT_SECONDS=2, **settings)
@@ -59,6 +59,22 @@ def test_it_waits_for_the_database_for_a_bounded_time(
     waiting = len(service.text.splitlines())
     assert waiting < 20, f"{waiting} lines in two seconds: it does not back off"
     proxy.close()
+
+
+def test_it_waits_for_another_replicas_migration_for_a_bounded_time(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    """Or for one that hangs: a lock on the table of migrations stands for it."""
+    assert start_service(postgres_database).terminate() == 0
+    with postgres_database.connect() as other, other.transaction():
+        other.execute("LOCK TABLE seaql_migrations")
+        start = time.monotonic()
+        service = start_service(postgres_database, until="listening", STARTUP_TIMEOUT_SECONDS=2)
+        problem(service.client.get("/readyz"), 503)
+        assert service.wait_for_end() != 0
+        assert time.monotonic() - start < 10
+    again = start_service(postgres_database)
+    assert create_user(again.client)
 
 
 def probe(program: Path, **variables: str) -> subprocess.CompletedProcess[str]:

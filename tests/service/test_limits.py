@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -34,7 +35,7 @@ def drip(client: socket.socket, piece: bytes) -> bytes:
     received = b""
     client.settimeout(0.1)
 
-    def closed() -> bool:
+    def gone() -> bool:
         nonlocal received
         try:
             client.sendall(piece)
@@ -46,7 +47,7 @@ def drip(client: socket.socket, piece: bytes) -> bytes:
         received += data
         return not data
 
-    wait_until(closed, "the service to close the connection", seconds=10)
+    wait_until(gone, "the service to close the connection", seconds=10)
     return received
 
 
@@ -59,12 +60,75 @@ def test_slow_headers(sqlite_database: SqliteDatabase, start_service: StartServi
     assert 0.3 < time.monotonic() - start < 3
 
 
+def test_slow_headers_of_a_later_request(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
+    client = connect(service)
+    client.sendall(GET)
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    client.sendall(SLOW_HEADER)
+    start = time.monotonic()
+    drip(client, b"a: b\r\n")
+    assert 0.3 < time.monotonic() - start < 3
+
+
 def test_no_header_at_all(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
     service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
     client = connect(service)
     start = time.monotonic()
-    assert client.recv(65536) in (b"",) or time.monotonic() - start < 3
-    assert time.monotonic() - start < 3
+    assert closed(client)
+    assert 0.3 < time.monotonic() - start < 3
+
+
+def test_an_idle_connection_is_closed(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, IDLE_TIMEOUT_SECONDS=0.5)
+    client = connect(service)
+    client.sendall(GET)
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    start = time.monotonic()
+    assert closed(client)
+    assert 0.3 < time.monotonic() - start < 3
+
+
+def test_a_busy_connection_is_not_idle(database: Database, start_service: StartService) -> None:
+    service = start_service(
+        database, IDLE_TIMEOUT_SECONDS=0.2, DATABASE_STATEMENT_TIMEOUT_SECONDS=10
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with database.writes_blocked():
+            pending = pool.submit(create_user, service.client)
+            with pytest.raises(TimeoutError):
+                pending.result(timeout=0.6)
+        assert pending.result()
+
+
+def test_a_client_that_never_reads_is_cut_off(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=0.5)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((service.host, service.port))
+        client.sendall(GET.replace(b"livez", b"redoc") * 50)
+        port = client.getsockname()[1]
+        process = psutil.Process(service.process.pid)
+
+        def served() -> bool:
+            connections = process.net_connections("tcp")
+            return any(one.raddr and one.raddr.port == port for one in connections)
+
+        wait_until(served, "the connection to be accepted")
+        wait_until(lambda: not served(), "the service to give up on it", seconds=10)
+
+
+def closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(65536) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_slow_body(sqlite_database: SqliteDatabase, start_service: StartService) -> None:

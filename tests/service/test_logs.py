@@ -196,3 +196,23 @@ def test_two_forwarded_headers_are_one_list(
     headers = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")]
     answer = service.client.get("/users/1", headers=headers)
     assert request_line(service, answer.headers["x-request-id"])["client"] == "198.51.100.7"
+
+
+def test_a_line_stays_one_line_whatever_the_path(shared_service: Service) -> None:
+    for path in (
+        b'/a"b\\c',
+        b"/%0a%0d%22%5c",
+        b"/\xc3\xa9",
+        b"/" + b"x" * 5000,
+        b"/{}?{%22a%22:1}",
+    ):
+        with socket.create_connection((shared_service.host, shared_service.port)) as client:
+            client.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: wiki\r\nconnection: close\r\n\r\n")
+            assert client.recv(65536).split()[1] in (b"404", b"400")
+    assert all(json.loads(line) for line in shared_service.text.splitlines())
+
+
+def test_a_query_is_not_logged(shared_service: Service) -> None:
+    """It is the place where clients put what they should not."""
+    shared_service.client.get("/users/1?token=t0p-s3cr3t")
+    assert "t0p-s3cr3t" not in shared_service.text

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -245,3 +246,33 @@ def test_the_database_moves_to_a_new_address(
     assert_the_pool_is_whole(service, user_id)
     old.close()
     new.close()
+
+
+def test_clients_that_hang_up_leave_no_connection_behind(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=10)
+    user = create_user(service.client)
+    body = b'{"name": "gone before the answer"}'
+    request = (
+        b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    resting = metrics(service)["http_requests_in_flight"]
+    with database.writes_blocked():
+        clients = [socket.create_connection((service.host, service.port)) for _ in range(POOL)]
+        for client in clients:
+            client.sendall(request)
+        wait_until(
+            lambda: metrics(service)["http_requests_in_flight"] > resting,
+            "requests in flight",
+            every=0.005,
+        )
+        for client in clients:
+            client.close()
+        wait_until(
+            lambda: metrics(service)["http_requests_in_flight"] == resting, "them to be given up"
+        )
+        reads = at_once(POOL, lambda _: timed(service.client, "GET", f"/users/{user['id']}"))
+        assert {answer.status for answer in reads} == {200}
+    assert_the_pool_is_whole(service, user["id"])

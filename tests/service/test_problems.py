@@ -1,7 +1,10 @@
 """Every error that is not validation: its status, its headers, its body."""
 
+import contextlib
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,7 +42,7 @@ def test_an_unknown_path(api: httpx.Client, method: str, path: str) -> None:
         ("/", "GET"),
     ],
 )
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "PROPFIND", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
 def test_a_wrong_method(api: httpx.Client, method: str, path: str, allowed: str) -> None:
     answer = api.request(method, path)
     problem(answer, 405)
@@ -88,6 +91,27 @@ def test_a_body_at_the_limit(api: httpx.Client) -> None:
 def test_a_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
     body = problem(api.post(path, content=filled(LIMIT + 1), headers=JSON), 413)
     assert str(LIMIT) in body["detail"].replace(",", ""), "the detail should say what the limit is"
+
+
+@pytest.mark.parametrize("megabytes", [2, 12])
+def test_curl_hears_that_its_body_is_too_large(
+    shared_service: Service, tmp_path: Path, megabytes: int
+) -> None:
+    """Which takes a service that reads on for a while: curl sends before it listens."""
+    body = tmp_path / "body"
+    body.write_bytes(filled(megabytes * LIMIT))
+    for expect in ("Expect:", "Expect: 100-continue"):
+        curl = subprocess.run(
+            [
+                *("curl", "--silent", "--show-error", "--http1.1", "-H", expect),
+                *("-H", "Content-Type: application/json", "--data-binary", f"@{body}"),
+                *("--write-out", "\n%{http_code}", f"{shared_service.url}/users"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert curl.stdout.endswith("\n413"), f"{expect}: {curl.stdout} {curl.stderr}"
 
 
 @pytest.mark.parametrize("path", ["/users", "/posts"])
@@ -153,3 +177,41 @@ def test_a_panic_is_a_500_and_the_process_lives_on(
     assert create_user(service.client)["id"] > user["id"]
     series = 'http_requests_total{method="GET",route="/users/{id}",status="500"} 20'
     assert series in service.client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /users HTTP/1.1\r\ncontent-type: text/plain", b"415"),
+        (b"POST /nowhere HTTP/1.1\r\ncontent-type: application/json", b"404"),
+        (b"PUT /users HTTP/1.1\r\ncontent-type: application/json", b"405"),
+        (b"POST /users/ HTTP/1.1\r\ncontent-type: application/json", b"307"),
+        (b"GET /livez HTTP/1.1\r\ncontent-type: application/json", b"200"),
+    ],
+    ids=["415", "404", "405", "307", "200"],
+)
+def test_a_connection_lives_on_or_says_that_it_ends(
+    shared_service: Service, head: bytes, status: bytes
+) -> None:
+    """A body that is not of interest arrives after its header, as most clients and proxies send
+    it. If the connection then ended without a word, the next request on it would be lost."""
+    body = b'{"name": "x"}'
+    with socket.create_connection((shared_service.host, shared_service.port), timeout=10) as client:
+        client.sendall(head + b"\r\nhost: wiki\r\ncontent-length: %d\r\n\r\n" % len(body))
+        client.settimeout(0.3)
+        try:
+            first = client.recv(65536)
+        except TimeoutError:
+            first = b""
+        client.settimeout(10)
+        with contextlib.suppress(OSError):
+            client.sendall(body)
+        first = first or client.recv(65536)
+        assert first.startswith(b"HTTP/1.1 " + status)
+        if b"connection: close" in first.lower():
+            return
+        second = b""
+        with contextlib.suppress(OSError):
+            client.sendall(b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n")
+            second = client.recv(65536)
+        assert second.startswith(b"HTTP/1.1 200"), "the connection ended without a word"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.api import CREATED_TIME, create_post, create_user
-from support.databases import Database, PostgresDatabase
+from support.databases import Database, PostgresDatabase, SqliteDatabase
 from support.service import StartService, environment
 
 # As SQLAlchemy 2 makes them from the predecessor's models.
@@ -49,6 +49,15 @@ def test_ten_replicas_start_at_once_on_an_empty_database(
     for replica in replicas:
         assert not [line for line in replica.lines() if line["level"] == "ERROR"]
         assert replica.client.get(f"/users/{ids[0]}").status_code == 200
+
+
+def test_processes_start_at_once_on_one_sqlite_file(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    processes = [start_service(sqlite_database, until="nothing") for _ in range(4)]
+    for process in processes:
+        process.wait_until_ready()
+    assert len({create_user(process.client)["id"] for process in processes}) == 4
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from support.wait import wait_until
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-def ready(service: Service) -> bool:
-    """As a new connection sees it, which is what a probe is."""
+def probe(service: Service, path: str = "/readyz") -> int | None:
+    """The answer to a new connection, which is what a probe makes, or None without a listener."""
     try:
-        return httpx.get(f"{service.url}/readyz").status_code == 200
+        return httpx.get(f"{service.url}{path}").status_code
     except httpx.TransportError:
-        return False
+        return None
 
 
 def connection(service: Service, request: bytes = b"") -> socket.socket:
@@ -45,7 +45,12 @@ def test_it_ends_at_once_when_idle(
 def test_requests_in_flight_finish(
     database: Database, start_service: StartService, number: signal.Signals
 ) -> None:
-    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=20)
+    patience = {
+        "DATABASE_STATEMENT_TIMEOUT_SECONDS": 20,
+        "DATABASE_ACQUIRE_TIMEOUT_SECONDS": 20,
+        "REQUEST_TIMEOUT_SECONDS": 20,
+    }
+    service = start_service(database, **patience)
     create_user(service.client)
     resting = metrics(service)["http_requests_in_flight"]
     with ThreadPoolExecutor(3) as pool:
@@ -57,7 +62,9 @@ def test_requests_in_flight_finish(
                 every=0.005,
             )
             service.process.send_signal(number)
-            wait_until(lambda: not ready(service), "readiness to fail", every=0.005)
+            wait_until(lambda: probe(service) == 503, "readiness to fail", every=0.005)
+            assert probe(service, "/users/1") == 200, "whoever has not heard yet is turned away"
+            wait_until(lambda: probe(service) is None, "the listener to close")
             assert service.process.poll() is None
         users = [one.result() for one in pending]
     assert service.wait_for_end() == 0

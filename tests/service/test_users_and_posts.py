@@ -159,3 +159,26 @@ def test_only_what_was_created_is_counted(api: httpx.Client) -> None:
 
 
 JSON = {"content-type": "application/json"}
+
+
+def test_head_is_get_without_its_body(api: httpx.Client) -> None:
+    user = create_user(api)
+    for path in (
+        f"/users/{user['id']}",
+        "/users/9223372036854775807",
+        "/livez",
+        "/metrics",
+        "/docs",
+    ):
+        head, get = api.head(path), api.get(path)
+        assert head.status_code == get.status_code, path
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert head.content == b""
+
+
+def test_a_trailing_slash_leads_to_the_same(api: httpx.Client) -> None:
+    """As the predecessor's framework has it, for a client that follows redirects."""
+    answer = api.post("/users/", json={"name": "With a slash"}, follow_redirects=True)
+    assert answer.status_code == 201
+    user = answer.json()
+    assert api.get(f"/user/{user['id']}/", follow_redirects=True).json() == user
