@@ -1,12 +1,12 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import kube
-from support.helm import CHART, Helm, install
+from support import kube, nix
+from support.helm import Helm, install
 from support.kube import Cluster, NewRelease, Release
+from support.nix import Nix
 
 
 @pytest.fixture(params=["helm3", "helm4"], scope="session")
@@ -30,11 +30,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def chart(cluster: Cluster) -> Path:
-    """The chart under test, whose images the cluster has."""
-    archives = sorted(Path(os.environ["WIKI_TEST_IMAGES"]).glob("*.tar"))
-    cluster.load(*archives)
-    return CHART
+def flake(cluster: Cluster) -> Nix:  # noqa: ARG001 nothing is built where there is no cluster
+    try:
+        return nix.find()
+    except nix.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def images(flake: Nix) -> list[Path]:
+    """Archives of the images that the flake's chart names."""
+    return flake.build("wiki-image", "postgresql-image", "prometheus-image", "grafana-image")
+
+
+@pytest.fixture(scope="session")
+def chart(cluster: Cluster, flake: Nix, images: list[Path]) -> Path:
+    """The flake's chart, whose images the cluster has."""
+    cluster.load(*images)
+    (package,) = flake.build("chart")[0].glob("wiki-*.tgz")
+    return package
 
 
 @pytest.fixture(scope="module")

@@ -329,7 +329,11 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Rel
     still_there()
 
     refused = release.helm(
-        "upgrade", CHART, "--reuse-values", "--set=postgresql.auth.password=another", check=False
+        "upgrade",
+        release.chart,
+        "--reuse-values",
+        "--set=postgresql.auth.password=another",
+        check=False,
     )
     assert refused.returncode != 0
     assert "postgresql.auth.password is not the password in the Secret" in refused.stderr

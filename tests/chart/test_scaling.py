@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,10 +52,14 @@ def ready(release: Release) -> int:
 
 
 @pytest.fixture
-def second_node(cluster: Cluster) -> Iterator[str]:
+def second_node(cluster: Cluster, images: list[Path]) -> Iterator[str]:
+    """A node that stays, out of use, when the test has ended: the cluster cannot take one away."""
     if not cluster.provider:
         pytest.skip("this cluster cannot add a node")
-    cluster.run(*cluster.provider, "node", "second")
+    if cluster.run("kubectl", "get", "node", "second", check=False).returncode:
+        cluster.run(*cluster.provider, "node", "second")
+    cluster.load(*images)
+    cluster.kubectl("uncordon", "second")
     yield "second"
     cluster.run(*cluster.provider, "mend", "second", check=False)
     cluster.kubectl("cordon", "second")

@@ -189,12 +189,15 @@ class Release:
         ]
         return "\n".join(self.kubectl(*arguments, check=False) for arguments in look)
 
-    def can_connect(self, labels: str, host: str, port: int, *, image: str = "") -> bool:
-        """Whether a pod with these labels gets a connection; its image needs a bash."""
+    def reached_from(self, labels: str, targets: dict[str, int], image: str) -> set[str]:
+        """To which hosts and ports a pod with these labels gets a connection; it needs a bash."""
         name = f"probe-{uuid.uuid4().hex[:8]}"
-        image = image or self.pods("postgresql")[0]["spec"]["containers"][0]["image"]
-        # dropped packets are no answer: three seconds of that are a refusal
-        script = f"timeout 3 bash -c '</dev/tcp/{host}/{port}' && echo open || echo refused"
+        # policies take some seconds to learn of a new pod; packets that they drop get no answer
+        attempts = "; ".join(
+            f"(timeout 2 bash -c '</dev/tcp/{host}/{port}' && echo reached {host}) 2>/dev/null &"
+            for host, port in targets.items()
+        )
+        script = f"for round in {{1..4}}; do {attempts.replace('&;', '&')} wait; sleep 1; done"
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -226,7 +229,7 @@ class Release:
         self.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
         try:
             self.wait_for_pod(name)
-            return "open" in self.kubectl("logs", name)
+            return {line.split()[1] for line in self.kubectl("logs", name).splitlines()}
         finally:
             self.kubectl("delete", "pod", name, "--now")
 
