@@ -332,36 +332,3 @@ impl Drop for Record<'_> {
         );
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use poem::endpoint::make_sync;
-    use serde_json::Value;
-
-    use super::*;
-    use crate::database::Database;
-
-    /// No request is known to make a handler panic, so this one test is not at the front door.
-    #[tokio::test]
-    async fn a_panic_is_a_500_and_the_next_request_is_served() {
-        let config = Config::from_env().unwrap();
-        let app = Arc::new(App::new(Database::new(&config).unwrap()));
-        let handler = make_sync(|request| match request.uri().path() {
-            "/panic" => panic!("for the test"),
-            _ => Response::from("served"),
-        });
-        let service = Middleware::new(app, &config, handler, Vec::new());
-        let ask = |path| Request::builder().uri_str(path).header(X_REQUEST_ID, "mine").finish();
-
-        let response = service.call(ask("/panic")).await.unwrap();
-        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(response.content_type(), Some("application/problem+json"));
-        let body = response.into_body().into_vec().await.unwrap();
-        let problem: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(problem["request_id"], "mine");
-        assert!(!problem.to_string().contains("for the test"), "the cause is for the log alone");
-
-        let response = service.call(ask("/")).await.unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
-    }
-}

@@ -30,7 +30,6 @@ CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --locked -- -D warnings",
-        "cargo test --workspace --locked",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
