@@ -98,6 +98,7 @@ in
     runCommand "shellcheck"
       {
         src = sources [
+          ../.ci/run
           ../test.sh
           ../tests/nix/install-nix
           ./postgresql-entrypoint.sh

@@ -1,4 +1,4 @@
-"""The chart that the flake packs: it names the flake's own images, by the tags of their contents."""
+"""The chart that the flake packs names the flake's own images, by the tags of their contents."""
 
 import tarfile
 from pathlib import Path
