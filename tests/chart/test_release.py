@@ -325,8 +325,11 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Rel
     release.upgrade("--set=api.extraEnv[0].name=RUST_LOG", "--set=api.extraEnv[0].value=debug")
     still_there()
     assert release.pods("postgresql")[0]["metadata"]["uid"] == database
+    # what a newer service would have left: a step of the schema that this one does not know
+    release.sql("insert into seaql_migrations values ('m99991231_000001_future', 0)")
     release.helm("rollback", "--wait", "--timeout=3m")
     still_there()
+    release.create_user("by the older service")
 
     refused = release.helm(
         "upgrade",

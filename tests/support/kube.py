@@ -172,6 +172,14 @@ class Release:
     def secret(self, name: str, key: str) -> str:
         return base64.b64decode(self.get("secret", f"{self.fullname}-{name}")["data"][key]).decode()
 
+    def sql(self, statement: str) -> str:
+        """What psql prints: a row a line, columns parted by `|`."""
+        return self.kubectl(
+            *("exec", f"statefulset/{self.fullname}-postgresql", "--", "psql"),
+            *("--username=wikiuser", "--dbname=wikidb", "--tuples-only", "--no-align"),
+            *("--quiet", f"--command={statement}"),
+        )
+
     def explain(self) -> str:
         """What a person would look at when a pod does not become ready."""
         look = [
@@ -357,22 +365,7 @@ class Load:
 
     def assert_nothing_lost(self) -> None:
         """Every user whose creation was acknowledged is in the database."""
-        release = self._release
-        rows = release.kubectl(
-            *(
-                "exec",
-                f"statefulset/{release.fullname}-postgresql",
-                "--",
-                "psql",
-                "--username=wikiuser",
-            ),
-            *(
-                "--dbname=wikidb",
-                "--tuples-only",
-                "--no-align",
-                "--command=select id, name from users",
-            ),
-        )
+        rows = self._release.sql("select id, name from users")
         stored = {int(row.split("|")[0]): row.split("|")[1] for row in rows.splitlines()}
         lost = {key: name for key, name in self.acknowledged.items() if stored.get(key) != name}
         assert not lost, f"{len(lost)} of {len(self.acknowledged)} lost"
