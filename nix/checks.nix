@@ -71,7 +71,9 @@ let
 
       holds '.config.User == "${user}"'
       holds '.config.ExposedPorts | has("${port}/tcp")'
-      holds '.config.Labels | has("org.opencontainers.image.version")'
+      for label in licenses source version; do
+        holds ".config.Labels | has(\"org.opencontainers.image.$label\")"
+      done
       holds '.created | startswith("1970-01-01T00:00:01")'
       size=$(stat --dereference --format %s ${image})
       [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"

@@ -5,6 +5,7 @@
   grafana,
   grafanaPlugins,
   linkFarm,
+  wiki-service,
 }:
 
 let
@@ -65,6 +66,7 @@ dockerTools.buildLayeredImage {
     WorkingDir = "/var/lib/grafana";
     Volumes."/var/lib/grafana" = { };
     Labels = {
+      "org.opencontainers.image.source" = wiki-service.meta.homepage;
       "org.opencontainers.image.title" = "Grafana";
       "org.opencontainers.image.version" = grafana.version;
       "org.opencontainers.image.licenses" = "AGPL-3.0-only";

@@ -8,6 +8,7 @@
   glibcLocales,
   postgresql_16,
   writeShellApplication,
+  wiki-service,
 }:
 
 let
@@ -67,6 +68,7 @@ dockerTools.buildLayeredImage {
     # Fast shutdown: sessions are ended, not waited for.
     StopSignal = "SIGINT";
     Labels = {
+      "org.opencontainers.image.source" = wiki-service.meta.homepage;
       "org.opencontainers.image.title" = "PostgreSQL";
       "org.opencontainers.image.version" = postgresql_16.version;
       "org.opencontainers.image.licenses" = "PostgreSQL";

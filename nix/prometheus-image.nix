@@ -4,6 +4,7 @@
   fakeNss,
   prometheus,
   writeTextDir,
+  wiki-service,
 }:
 
 dockerTools.buildLayeredImage {
@@ -36,6 +37,7 @@ dockerTools.buildLayeredImage {
     WorkingDir = "/prometheus";
     Volumes."/prometheus" = { };
     Labels = {
+      "org.opencontainers.image.source" = wiki-service.meta.homepage;
       "org.opencontainers.image.title" = "Prometheus";
       "org.opencontainers.image.version" = prometheus.version;
       "org.opencontainers.image.licenses" = "Apache-2.0";

@@ -26,6 +26,7 @@ dockerTools.buildLayeredImage {
       "healthcheck"
     ];
     Labels = {
+      "org.opencontainers.image.source" = wiki-service.meta.homepage;
       "org.opencontainers.image.title" = wiki-service.pname;
       "org.opencontainers.image.description" = wiki-service.meta.description;
       "org.opencontainers.image.version" = wiki-service.version;

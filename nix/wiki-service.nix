@@ -24,6 +24,7 @@ rustPlatform.buildRustPackage {
 
   meta = {
     inherit (manifest.package) description;
+    homepage = manifest.workspace.package.repository;
     license = [
       lib.licenses.mit
       lib.licenses.asl20
