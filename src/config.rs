@@ -32,7 +32,8 @@ config! {
     /// TCP port to listen on
     port: u16 = "8000",
     /// sqlite://FILE or postgres://USER[:PASSWORD]@HOST[:PORT]/NAME; for TLS to PostgreSQL add
-    /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE
+    /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE. What it leaves out comes
+    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE and so on
     database_url: String = "sqlite://wiki.db",
     /// Password for PostgreSQL, where DATABASE_URL has none
     pgpassword: String = "",
@@ -40,7 +41,7 @@ config! {
     database_pool_size: NonZeroUsize = "8",
     /// Longest wait for a free connection; after it the answer is 503
     database_acquire_timeout_seconds: Seconds = "0.8",
-    /// Longest wait for one statement; after it the answer is 503
+    /// Longest time for one statement, after which PostgreSQL ends it; 0.1 s later the answer is 503
     database_statement_timeout_seconds: Seconds = "0.9",
     /// Longest wait for the database at the start
     startup_timeout_seconds: Seconds = "60",

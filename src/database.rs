@@ -4,9 +4,13 @@
 //! falls silent would keep it for good; it also costs a round trip per request. Here a connection
 //! goes back unasked when its last statement was answered, and is thrown away otherwise.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use futures_util::{FutureExt, TryFutureExt};
 use migration::{Migrator, MigratorTrait};
 use prometheus::IntCounter;
@@ -26,6 +30,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use url::Url;
 
 use crate::{config::Config, middleware};
 
@@ -50,7 +55,11 @@ pub struct Database {
 
 struct Connector {
     options: Options,
+    ping_timeout: Duration,
     statement_timeout: Duration,
+    /// When a connection was last found broken. Those that were taken before most likely share its
+    /// fate, and are not used again.
+    broken: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone)]
@@ -80,7 +89,7 @@ impl managed::Manager for Connector {
             Options::Postgres(options) => {
                 let mut connection = options.connect().await?;
                 // The server, too, gives up a statement whose client has stopped waiting.
-                let limit = self.statement_timeout.as_millis();
+                let limit = self.statement_timeout.as_millis().max(1);
                 connection
                     .execute(AssertSqlSafe(format!("SET statement_timeout = {limit}")))
                     .await?;
@@ -95,12 +104,28 @@ impl managed::Manager for Connector {
         if pooled.unanswered {
             return Err(RecycleError::message("its last statement was not answered"));
         }
+        let taken = Instant::from_std(metrics.recycled.unwrap_or(metrics.created));
+        if self.broken.lock().expect("no panic").is_some_and(|broken| taken < broken) {
+            return Err(RecycleError::message("others of its age are broken"));
+        }
         match &mut pooled.connection {
             Connection::Postgres(connection) if metrics.last_used() > TRUSTED_IDLE => {
-                Ok(connection.ping().await?)
+                match timeout(self.ping_timeout, connection.ping()).await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => {
+                        self.distrust();
+                        Err(RecycleError::message("no sign of life"))
+                    }
+                }
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Connector {
+    fn distrust(&self) {
+        *self.broken.lock().expect("no panic") = Some(Instant::now());
     }
 }
 
@@ -113,12 +138,18 @@ impl Database {
         let acquire_timeout = config.database_acquire_timeout_seconds.0;
         let statement_timeout = config.database_statement_timeout_seconds.0;
         let writer = matches!(options, Options::Sqlite(_)).then(|| Semaphore::new(1));
-        let pool = managed::Pool::builder(Connector { options, statement_timeout })
+        let connector = Connector {
+            options,
+            ping_timeout: acquire_timeout / 4,
+            statement_timeout,
+            broken: Mutex::new(None),
+        };
+        // The connection that was used last is the one most likely to live.
+        let pool = managed::Pool::builder(connector)
             .max_size(config.database_pool_size.get())
-            .runtime(deadpool::Runtime::Tokio1)
-            .timeouts(Timeouts { recycle: Some(acquire_timeout / 4), ..Timeouts::new() })
+            .queue_mode(QueueMode::Lifo)
             .build()
-            .expect("a runtime is set");
+            .expect("no time limits of its own");
         let acquire_timeouts = IntCounter::new(
             "database_pool_acquire_timeouts_total",
             "Requests that got no database connection in time",
@@ -187,12 +218,18 @@ impl Database {
     /// What a person calls this database; never a password.
     pub fn name(&self) -> String {
         match &self.pool.manager().options {
-            Options::Postgres(options) => format!(
-                "PostgreSQL database {} at {}:{}",
-                options.get_database().unwrap_or(options.get_username()),
-                options.get_host(),
-                options.get_port()
-            ),
+            Options::Postgres(options) => {
+                let database = options.get_database().unwrap_or(options.get_username());
+                match options.get_socket() {
+                    Some(socket) => {
+                        format!("PostgreSQL database {database} in {}", socket.display())
+                    }
+                    None => {
+                        let (host, port) = (options.get_host(), options.get_port());
+                        format!("PostgreSQL database {database} at {host}:{port}")
+                    }
+                }
+            }
             Options::Sqlite(options) => format!("SQLite file {}", options.get_filename().display()),
         }
     }
@@ -209,7 +246,12 @@ impl Database {
                     .execute(&mut lock)
                     .map_err(query_error);
                 by(deadline, locked).await?;
-                let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(*options);
+                // Whoever holds a table does not have others wait behind us.
+                let options = options.options([("lock_timeout", "2s")]);
+                let pool = PgPoolOptions::new()
+                    .max_connections(1)
+                    .acquire_timeout(CONNECT_TIMEOUT)
+                    .connect_lazy_with(options);
                 apply_migrations(pool.into(), deadline).await?;
                 lock.close().await.map_err(query_error)
             }
@@ -227,7 +269,7 @@ impl Database {
                 });
                 let locked = locked
                     .map(|finished| finished.expect("no panic"))
-                    .map_err(|error| connection_error(error.into()));
+                    .map_err(|error| connection_error(sqlx::Error::Configuration(error.into())));
                 let _lock = by(deadline, locked).await?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
                 apply_migrations(pool.into(), deadline).await
@@ -271,9 +313,8 @@ impl Database {
             Ok(Err(error)) => query_error(error),
             Err(_) => DbErr::Query(RuntimeErr::Internal(format!("no answer within {limit:?}"))),
         };
-        // What broke this connection has most likely broken those that lie idle.
         drop(Object::take(pooled));
-        self.pool.retain(|_, _| false);
+        self.pool.manager().distrust();
         Err(error)
     }
 }
@@ -322,8 +363,12 @@ impl ConnectionTrait for Database {
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         let is_write = !statement.sql.starts_with("SELECT");
-        self.run(is_write, |c| on!(c, statement, fetch_optional, |row| row.map(|row| row.into())))
-            .await
+        // All rows, though there is one: sqlx ends an INSERT on SQLite, and with it the commit, only
+        // when it is asked for more, and keeps its error to itself when it is not.
+        self.run(is_write, |c| {
+            on!(c, statement, fetch_all, |rows| rows.into_iter().next().map(|row| row.into()))
+        })
+        .await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
@@ -341,21 +386,8 @@ impl Options {
         let (scheme, rest) = url.split_once(':').ok_or("it has no scheme")?;
         match scheme {
             "postgres" | "postgresql" | "postgresql+asyncpg" => {
-                let mut options: PgConnectOptions =
-                    format!("postgres:{rest}").parse().map_err(|e| reason(&connection_error(e)))?;
-                let authority = rest.trim_start_matches('/').split(['/', '?']).next().unwrap();
-                let has_password =
-                    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
-                if !has_password && !config.pgpassword.is_empty() {
-                    options = options.password(&config.pgpassword);
-                }
-                let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-                for file in parameters.split('&').filter_map(|p| p.strip_prefix("sslrootcert=")) {
-                    // sqlx would look for it only when it connects, and not say what it looked for.
-                    std::fs::metadata(file).map_err(|e| format!("sslrootcert={file}: {e}"))?;
-                }
-                let options = options.application_name("wiki-service").disable_statement_logging();
-                Ok(Self::Postgres(Box::new(options)))
+                let url = Url::parse(&format!("postgres:{rest}")).map_err(|e| e.to_string())?;
+                Ok(Self::Postgres(Box::new(postgres_options(url, &config.pgpassword)?)))
             }
             "sqlite" if rest.contains(":memory:") || rest.contains("mode=memory") => {
                 Err("a SQLite database in memory ends with its connection: name a file".into())
@@ -378,11 +410,47 @@ impl Options {
     }
 }
 
+/// Parameters that sqlx does not know would be logged with their values, and ignored: `ssl`, which
+/// is asyncpg's name for `sslmode`, among them.
+fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, String> {
+    let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let mut has_password = url.password().is_some();
+    url.set_query(None);
+    for (name, value) in parameters {
+        let name = if name == "ssl" { "sslmode" } else { &name };
+        match name {
+            "password" => has_password = true,
+            "sslrootcert" | "sslcert" | "sslkey" => {
+                // sqlx would look for it only when it connects, and not say what it looked for.
+                std::fs::metadata(&value).map_err(|error| format!("{name}={value}: {error}"))?;
+            }
+            "sslmode"
+            | "host"
+            | "port"
+            | "user"
+            | "dbname"
+            | "options"
+            | "application_name"
+            | "statement-cache-capacity" => {}
+            _ => return Err(format!("it has the parameter {name}, which is not known")),
+        }
+        url.query_pairs_mut().append_pair(name, &value);
+    }
+    let mut options: PgConnectOptions =
+        url.as_str().parse().map_err(|error| reason(&connection_error(error)))?;
+    if !has_password && !password.is_empty() {
+        options = options.password(password);
+    }
+    Ok(options.application_name("wiki-service").disable_statement_logging())
+}
+
 async fn apply_migrations(connection: DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {
-    // Nothing to do is the usual case, and needs no right to change the schema. Not to be able to
-    // tell means that the table of migrations is not there.
-    let applied = Migrator::get_migration_models(&connection).map(Ok);
-    let applied = by(deadline, applied).await?.map_or(0, |models| models.len());
+    // Nothing to do is the usual case, and needs no right to change the schema.
+    let applied = match by(deadline, Migrator::get_migration_models(&connection)).await {
+        Ok(models) => models.len(),
+        Err(error) if is_missing_table(&error) => 0,
+        Err(error) => return Err(error),
+    };
     if applied < Migrator::migrations().len() {
         Migrator::up(&connection, None).await?;
     }
@@ -432,12 +500,24 @@ pub fn reason(error: &DbErr) -> String {
 fn is_disconnect(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+            // 25006: connected while the server took no writes, as one that is no longer the primary.
+            let codes = ["08", "25006", "57P"];
+            error.code().is_some_and(|code| codes.iter().any(|c| code.starts_with(c)))
         }
         sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
             false
         }
         _ => true,
+    }
+}
+
+fn is_missing_table(error: &DbErr) -> bool {
+    match cause(error) {
+        Some(sqlx::Error::Database(error)) => {
+            error.code().is_some_and(|code| code == "42P01")
+                || error.message().starts_with("no such table")
+        }
+        _ => false,
     }
 }
 
@@ -449,8 +529,8 @@ pub fn is_unavailable(error: &DbErr) -> bool {
             match code.parse::<i32>() {
                 // SQLite: the low byte of BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
                 Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14),
-                // PostgreSQL: connection, transaction rollback, read-only, resources, intervention.
-                _ => ["08", "25006", "40", "53", "57"].iter().any(|c| code.starts_with(c)),
+                // PostgreSQL: connection, read-only, rollback, resources, locks, intervention.
+                _ => ["08", "25006", "40", "53", "55P03", "57"].iter().any(|c| code.starts_with(c)),
             }
         }
         (_, Some(error)) => is_disconnect(error),
@@ -462,18 +542,17 @@ pub fn is_unavailable(error: &DbErr) -> bool {
 
 /// Whether starting again would meet the same error: a wrong password, name, file or certificate.
 fn is_permanent(error: &DbErr) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotFound, PermissionDenied};
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, PermissionDenied};
     match cause(error) {
-        Some(sqlx::Error::Io(error)) => matches!(
-            error.kind(),
-            InvalidData | InvalidInput | IsADirectory | NotFound | PermissionDenied
-        ),
+        Some(sqlx::Error::Io(error)) => {
+            matches!(error.kind(), InvalidData | InvalidInput | IsADirectory | PermissionDenied)
+        }
         Some(sqlx::Error::Database(db)) => {
             let cannot_open = db.code().is_some_and(|c| ["8", "14"].contains(&c.as_ref()));
             cannot_open || !is_unavailable(error)
         }
         Some(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => true,
         Some(_) => false,
-        None => true,
+        None => !matches!(error, DbErr::ConnectionAcquire(_)),
     }
 }

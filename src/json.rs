@@ -51,7 +51,9 @@ impl Fields {
                     return Some(text);
                 }
             }
-            Some(other) => format!("{name} must be a text, but is {}", kind(&other)),
+            Some(other) => {
+                format!("{name} is {}: give a text of 1 to {max} characters", kind(&other))
+            }
         };
         self.refuse(name, wrong)
     }
@@ -63,7 +65,7 @@ impl Fields {
                 Some(id) => return Some(id),
                 None => format!("{name} is {number}: give {}", Id::RANGE),
             },
-            Some(other) => format!("{name} must be a number, but is {}", kind(&other)),
+            Some(other) => format!("{name} is {}: give {}", kind(&other), Id::RANGE),
         };
         self.refuse(name, wrong)
     }

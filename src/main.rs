@@ -25,7 +25,7 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::{Instant, sleep},
 };
@@ -99,21 +99,27 @@ async fn serve(config: Config) -> Result<(), String> {
     let server = server::serve(listener, endpoint, &config, stopped);
 
     let life = async {
+        let mut signals = Signals::new();
         tokio::select! {
             prepared = app.raw_database().prepare(startup) => prepared?,
-            () = terminated() => return Ok(()),
+            () = signals.next() => return Ok(()),
         }
         app.enter(Phase::Serving);
         tracing::info!("ready");
-        terminated().await;
+        signals.next().await;
         let deadline = Instant::now() + grace;
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
-        // Still accepting: whoever balances the load first has to see that we are no longer ready.
-        sleep(grace / 10).await;
-        stop.send(deadline).ok();
-        terminated().await;
-        Err("stopped at once by a second signal".into())
+        let drain = async {
+            // Still accepting: whoever balances the load has to see that we are no longer ready.
+            sleep(grace / 10).await;
+            stop.send(deadline).ok();
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = drain => Ok(()),
+            () = signals.next() => Err("stopped at once by a second signal".into()),
+        }
     };
     tokio::select! {
         ended = life => ended,
@@ -125,13 +131,26 @@ async fn serve(config: Config) -> Result<(), String> {
     }
 }
 
-/// Done at the first SIGTERM or SIGINT from now on.
-async fn terminated() {
-    let mut terminate = signal(SignalKind::terminate()).expect("a signal that can be caught");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("a signal that can be caught");
-    tokio::select! {
-        _ = terminate.recv() => (),
-        _ = interrupt.recv() => (),
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        let listen = |kind| signal(kind).expect("a signal that can be caught");
+        Self {
+            terminate: listen(SignalKind::terminate()),
+            interrupt: listen(SignalKind::interrupt()),
+        }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     net::IpAddr,
-    panic::AssertUnwindSafe,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,10 @@ use poem::{
     Addr, Endpoint, Request, Response, Result,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
-use tokio::time::timeout_at;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout_at,
+};
 
 use crate::{
     app::App,
@@ -27,7 +30,7 @@ use crate::{
 };
 
 tokio::task_local! {
-    static EXCHANGE: Exchange;
+    static EXCHANGE: Arc<Exchange>;
 }
 
 /// What is known of the request that the current task serves.
@@ -40,6 +43,16 @@ struct Exchange {
 /// Runs `f` with the id of the request that the current task serves, if it serves one.
 pub fn with_request_id(f: impl FnOnce(&str)) {
     EXCHANGE.try_with(|exchange| f(&exchange.request_id)).ok();
+}
+
+/// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
+/// is counted, and its connection is as good as before.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let work = match EXCHANGE.try_with(Arc::clone) {
+        Ok(exchange) => tokio::spawn(EXCHANGE.scope(exchange, work)),
+        Err(_) => tokio::spawn(work),
+    };
+    work.await.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
 }
 
 /// Remembers that a statement of this request is on its way to the database.
@@ -58,6 +71,8 @@ pub struct Middleware<E> {
     routes: Vec<Route>,
     request_timeout: Duration,
     max_body_bytes: usize,
+    /// Room for bodies in memory, in bytes.
+    room: Arc<Semaphore>,
     trusted_proxies: Vec<Network>,
     cors_allowed_origins: Vec<Origin>,
 }
@@ -68,6 +83,8 @@ struct Route {
     allow: HeaderValue,
 }
 
+/// Most bytes of bodies in memory at a time, those of all requests together.
+const BODIES_IN_MEMORY: usize = 64 << 20;
 const X_REQUEST_ID: &str = "x-request-id";
 /// The label of requests to paths that are none of ours.
 const UNMATCHED: &str = "unmatched";
@@ -85,6 +102,7 @@ impl<E> Middleware<E> {
             routes: routes.collect(),
             request_timeout: config.request_timeout_seconds.0,
             max_body_bytes: config.max_body_bytes.get(),
+            room: Arc::new(Semaphore::new(BODIES_IN_MEMORY.max(config.max_body_bytes.get()))),
             trusted_proxies: config.trusted_proxies.0.clone(),
             cors_allowed_origins: config.cors_allowed_origins.0.clone(),
         }
@@ -122,11 +140,10 @@ impl<E> Middleware<E> {
             return Some(client);
         }
         let trusted = |ip: &IpAddr| self.trusted_proxies.iter().any(|n| n.0.contains(ip));
-        let forwarded = request.headers().get_all("x-forwarded-for");
-        let lines: Vec<&str> = forwarded.iter().filter_map(|v| v.to_str().ok()).collect();
-        for address in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-            match address.trim().parse::<IpAddr>() {
-                Ok(address) if trusted(&client) => client = address.to_canonical(),
+        let lines: Vec<_> = request.headers().get_all("x-forwarded-for").iter().collect();
+        for address in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|b| *b == b',')) {
+            match str::from_utf8(address).map(|address| address.trim().parse::<IpAddr>()) {
+                Ok(Ok(address)) if trusted(&client) => client = address.to_canonical(),
                 _ => break,
             }
         }
@@ -150,7 +167,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
             Some(id) if is_sane(id) => id.to_owned(),
             _ => format!("{:032x}", fastrand::u128(..)),
         };
-        let exchange = Exchange { request_id: request_id.clone(), statement: false.into() };
+        let exchange =
+            Arc::new(Exchange { request_id: request_id.clone(), statement: false.into() });
         Ok(EXCHANGE.scope(exchange, self.serve(request, request_id)).await)
     }
 }
@@ -210,9 +228,10 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             Problem::unavailable(format!("the request took longer than {limit} s"))
         };
         let read = timeout_at(deadline.into(), self.read_body(&mut request)).await;
-        if let Err(problem) = read.map_err(late).flatten() {
-            return (Err(problem), false);
-        }
+        let _room = match read.map_err(late).flatten() {
+            Ok(room) => room,
+            Err(problem) => return (Err(problem), false),
+        };
         if let Some(response) = instead {
             return (Ok(response), true);
         }
@@ -229,7 +248,12 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
     /// Reads the whole body, whether or not it will be looked at: hyper ends a connection without a
     /// word when an answer leaves while the body is still on its way. What is too long is read on
     /// for a while and thrown away, since most clients send all of it before they look.
-    async fn read_body(&self, request: &mut Request) -> Result<(), Problem> {
+    ///
+    /// Gives the room that the body takes in memory.
+    async fn read_body(
+        &self,
+        request: &mut Request,
+    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         let max = self.max_body_bytes;
         let too_large = || {
             Problem::new(
@@ -242,10 +266,11 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             return Err(too_large());
         }
         if length.is_none() && !request.headers().contains_key(header::TRANSFER_ENCODING) {
-            return Ok(());
+            return Ok(None);
         }
         let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
-        let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(max));
+        let mut room = self.room.clone().try_acquire_many_owned(0).ok();
+        let mut bytes = Vec::new();
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| {
@@ -255,6 +280,9 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             let Ok(data) = data.into_data() else { continue };
             length += data.len();
             if length <= max {
+                let more = self.room.clone().try_acquire_many_owned(data.len() as u32);
+                let more = more.map_err(|_| Problem::unavailable("too many bodies at a time"))?;
+                room.as_mut().expect("of nothing").merge(more);
                 bytes.extend_from_slice(&data);
             } else if length > max.saturating_mul(16) {
                 break;
@@ -264,7 +292,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             return Err(too_large());
         }
         request.set_body(bytes);
-        Ok(())
+        Ok(room)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     clock,
     id::Id,
     json::{Fields, FromFields, Json},
+    middleware::to_the_end,
     openapi::{Created, ReadFailure, Tag, WriteForUserFailure},
     problem::{Failure, Problem},
 };
@@ -118,15 +119,20 @@ impl Posts {
             user_id: Set(user_id.0),
             created_time: Set(clock::now()),
         };
-        let inserted = entity::Entity::insert(post).exec_with_returning(self.0.database()?).await;
-        let post = inserted.map_err(|error| match error.sql_err() {
-            // The key is the check: looking first would cost a round trip, and still race.
-            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                Problem::not_found(format!("there is no user {} to write the post", user_id.0))
-            }
-            _ => error.into(),
-        })?;
-        self.0.metrics.posts_created.inc();
+        let app = self.0.clone();
+        let post = to_the_end(async move {
+            let inserted = entity::Entity::insert(post).exec_with_returning(app.database()?).await;
+            let post = inserted.map_err(|error| match error.sql_err() {
+                // The key is the check: looking first would cost a round trip, and still race.
+                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                    Problem::not_found(format!("there is no user {} to write the post", user_id.0))
+                }
+                _ => error.into(),
+            })?;
+            app.metrics.posts_created.inc();
+            Ok::<_, Problem>(post)
+        })
+        .await?;
         Ok(Created::at(format!("/posts/{}", post.post_id), post.into()))
     }
 

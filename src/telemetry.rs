@@ -90,7 +90,12 @@ impl Fields<'_, '_> {
         if self.json {
             self.plain(name, serde_json::Value::from(value));
         } else {
-            self.plain(name, value);
+            // Nothing that a client sends reaches the terminal as a command.
+            let is_command = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+            match value.contains(is_command) {
+                true => self.plain(name, value.escape_default()),
+                false => self.plain(name, value),
+            }
         }
     }
 }
@@ -117,7 +122,6 @@ impl Visit for Fields<'_, '_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // One event, one line.
-        self.text(field.name(), &format!("{value:?}").replace('\n', " "));
+        self.text(field.name(), &format!("{value:?}"));
     }
 }

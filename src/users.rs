@@ -11,6 +11,7 @@ use crate::{
     clock,
     id::Id,
     json::{Fields, FromFields, Json},
+    middleware::to_the_end,
     openapi::{Created, ReadFailure, Tag, WriteFailure},
     problem::{Failure, Problem},
 };
@@ -98,8 +99,13 @@ impl Users {
             name: Set(new.0.name),
             created_time: Set(clock::now()),
         };
-        let user = entity::Entity::insert(user).exec_with_returning(self.0.database()?).await?;
-        self.0.metrics.users_created.inc();
+        let app = self.0.clone();
+        let user = to_the_end(async move {
+            let user = entity::Entity::insert(user).exec_with_returning(app.database()?).await?;
+            app.metrics.users_created.inc();
+            Ok::<_, Problem>(user)
+        })
+        .await?;
         Ok(Created::at(format!("/users/{}", user.id), user.into()))
     }
 
