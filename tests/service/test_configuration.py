@@ -211,3 +211,19 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [("ssl=verify-full", "TLS"), ("sslmode=verify-full", "TLS"), ("pasword=hunter2", "pasword")],
+)
+def test_no_parameter_of_the_url_is_ignored(
+    program: Path, postgres_database: PostgresDatabase, parameters: str, word: str
+) -> None:
+    """`ssl` is what the predecessor's driver calls `sslmode`."""
+    environment = dict(postgres_database.environment)
+    environment["DATABASE_URL"] += f"?{parameters}"
+    refused = run(program, **environment)
+    assert refused.returncode != 0
+    assert word in refused.stderr
+    assert "hunter2" not in refused.stderr + refused.stdout

@@ -1,6 +1,8 @@
 """What was acknowledged is there, whatever happened after."""
 
+import os
 import sqlite3
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,3 +111,23 @@ def test_a_file_that_is_no_database_is_refused(
     assert str(sqlite_database.path) in service.text
     with pytest.raises(sqlite3.DatabaseError):
         sqlite_database.execute("SELECT 1 FROM users")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_under_sqlite(start_service: StartService, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small], check=True)
+    try:
+        database = SqliteDatabase(small / "wiki.db")
+        service = start_service(database)
+        user = create_user(service.client)
+        body = {"user_id": user["id"], "content": "x" * 9000}
+        answers = [service.client.post("/posts", json=body) for _ in range(60)]
+        acknowledged = [answer.json()["post_id"] for answer in answers if answer.status_code == 201]
+        assert {answer.status_code for answer in answers} == {201, 503}
+        assert database.execute("SELECT post_id FROM posts") == [(id_,) for id_ in acknowledged]
+        assert service.client.get(f"/posts/{acknowledged[-1]}").status_code == 200
+        assert service.terminate() == 0
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -216,3 +216,26 @@ def test_a_query_is_not_logged(shared_service: Service) -> None:
     """It is the place where clients put what they should not."""
     shared_service.client.get("/users/1?token=t0p-s3cr3t")
     assert "t0p-s3cr3t" not in shared_service.text
+
+
+def test_a_proxys_word_stands_whatever_the_client_wrote_before_it(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, TRUSTED_PROXIES="127.0.0.0/8")
+    headers = [(b"x-forwarded-for", b"\xff, 198.51.100.7")]
+    answer = service.client.get("/users/1", headers=headers)
+    assert request_line(service, answer.headers["x-request-id"])["client"] == "198.51.100.7"
+
+
+def test_nothing_in_a_path_commands_the_terminal(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, LOG_FORMAT="text")
+    with socket.create_connection((service.host, service.port)) as client:
+        client.sendall(b"GET /red\xc2\x9b31m HTTP/1.1\r\nhost: wiki\r\nconnection: close\r\n\r\n")
+        assert client.recv(65536)
+    line = wait_until(
+        lambda: next((line for line in service.text.splitlines() if "/red" in line), ""),
+        "the request's line",
+    )
+    assert line.isprintable(), line

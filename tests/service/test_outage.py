@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -251,7 +252,7 @@ def test_the_database_moves_to_a_new_address(
 def test_clients_that_hang_up_leave_no_connection_behind(
     database: Database, start_service: StartService
 ) -> None:
-    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=10)
+    service = start_service(database)
     user = create_user(service.client)
     body = b'{"name": "gone before the answer"}'
     request = (
@@ -273,6 +274,73 @@ def test_clients_that_hang_up_leave_no_connection_behind(
         wait_until(
             lambda: metrics(service)["http_requests_in_flight"] == resting, "them to be given up"
         )
-        reads = at_once(POOL, lambda _: timed(service.client, "GET", f"/users/{user['id']}"))
-        assert {answer.status for answer in reads} == {200}
+        path = f"/users/{user['id']}"
+        wait_until(
+            lambda: {timed(service.client, "GET", path).status for _ in range(POOL)} == {200},
+            "their statements to reach the limit",
+        )
     assert_the_pool_is_whole(service, user["id"])
+
+
+def test_what_a_client_that_hung_up_has_written_is_counted(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database, DATABASE_STATEMENT_TIMEOUT_SECONDS=10)
+    body = b'{"name": "gone before the answer"}'
+    resting = metrics(service)["http_requests_in_flight"]
+    with database.writes_blocked():
+        client = socket.create_connection((service.host, service.port))
+        client.sendall(
+            b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        wait_until(lambda: metrics(service)["http_requests_in_flight"] > resting, "it to begin")
+        client.close()
+        wait_until(lambda: "499" in service.text, "it to be given up")
+    wait_until(lambda: database.execute("SELECT count(*) FROM users")[0][0] == 1, "the row")
+    wait_until(lambda: metrics(service)["users_created_total"] == 1, "the row to be counted")
+
+
+def test_connections_that_were_lost_while_idle_cost_no_request(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    """As after a firewall has forgotten them: the database is well, the connections are not."""
+    database = own_postgres.create_database()
+    proxy = TcpProxy(own_postgres.port)
+    service = start_service(None, **database.environment_at(proxy.port))
+    user = create_user(service.client)
+    assert_the_pool_is_whole(service, user["id"])
+    proxy.forget()
+    wait_until(lambda: metrics(service)["database_pool_idle_connections"] > 1, "idle connections")
+    start = time.monotonic()
+    wait_until(lambda: time.monotonic() - start > 1.2, "them to be idle for so long as to be asked")
+    answers = [timed(service.client, "GET", f"/users/{user['id']}") for _ in range(POOL)]
+    assert {answer.status for answer in answers} == {200}
+    proxy.close()
+
+
+def test_a_connection_to_a_server_that_took_no_writes_is_not_kept(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    """As after a failover: what was a primary is a standby, then another primary answers."""
+    database = own_postgres.create_database()
+    proxy = TcpProxy(own_postgres.port)
+    service = start_service(None, **database.environment_at(proxy.port))
+    user = create_user(service.client)
+    with database.connect() as writer:
+        writer.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    proxy.refuse()
+    proxy.restore()
+    wait_until(
+        lambda: timed(service.client, "POST", "/users", json={"name": "x"}).status == 503,
+        "a session that takes no writes",
+    )
+    with database.connect() as writer:
+        writer.execute("SET default_transaction_read_only = off")
+        writer.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
+    wait_until(
+        lambda: timed(service.client, "POST", "/users", json={"name": "x"}).status == 201,
+        "writes to work again",
+    )
+    assert_the_pool_is_whole(service, user["id"])
+    proxy.close()

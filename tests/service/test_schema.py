@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from support.api import CREATED_TIME, create_post, create_user
+from support.api import CREATED_TIME, create_post, create_user, problem
 from support.databases import Database, PostgresDatabase, SqliteDatabase
 from support.service import StartService, environment
+from support.wait import wait_until
 
 # As SQLAlchemy 2 makes them from the predecessor's models.
 PREDECESSOR = """
@@ -188,3 +189,20 @@ def test_migrate_says_when_it_cannot(program: Path, postgres_database: PostgresD
     assert run.returncode not in (0, 101)
     assert "password" in run.stdout + run.stderr
     assert "wr0ng-s3cr3t" not in run.stdout + run.stderr
+
+
+def test_a_migration_waits_for_its_turn_and_lets_others_pass(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    """A dump of the predecessor's database holds its tables; behind an ALTER that waits for them,
+    everyone else would wait, too."""
+    with predecessors.connect() as dump, dump.transaction():
+        dump.execute("SELECT * FROM users")
+        service = start_service(predecessors, until="listening", STARTUP_TIMEOUT_SECONDS=30)
+        problem(service.client.get("/readyz"), 503)
+        wait_until(lambda: "waiting for" in service.text, "a line that says what it waits for")
+        with predecessors.connect() as reader:
+            reader.execute("SET statement_timeout = '10s'")
+            reader.execute("SELECT * FROM users")
+    service.wait_until_ready()
+    assert service.client.get("/users/1").status_code == 200

@@ -137,3 +137,21 @@ def test_it_ends_while_it_waits_for_the_database(
     start = time.monotonic()
     assert service.terminate() == 0
     assert time.monotonic() - start < 3
+
+
+def test_a_second_signal_ends_it_at_once(database: Database, start_service: StartService) -> None:
+    service = start_service(
+        database, DATABASE_STATEMENT_TIMEOUT_SECONDS=60, REQUEST_TIMEOUT_SECONDS=60
+    )
+    create_user(service.client)
+    with ThreadPoolExecutor(1) as pool, database.writes_blocked():
+        resting = metrics(service)["http_requests_in_flight"]
+        pending = pool.submit(httpx.post, f"{service.url}/users", json={"name": "x"}, timeout=60)
+        wait_until(lambda: metrics(service)["http_requests_in_flight"] > resting, "the request")
+        start = time.monotonic()
+        service.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "stopping" in service.text, "the first to be heard")
+        service.process.send_signal(signal.SIGINT)
+        assert service.wait_for_end() != 0
+        assert time.monotonic() - start < 5
+        assert isinstance(pending.exception(), httpx.TransportError)

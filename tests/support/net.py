@@ -26,6 +26,7 @@ class TcpProxy:
 
     refuse  no listener, connections reset: the server is gone
     silence no byte moves and new connections get no answer: packets are dropped
+    forget  connections so far get no answer any more: a firewall has lost them
     restore all is well; connections from before a silence go on, as after a cut cable
     """
 
@@ -35,6 +36,7 @@ class TcpProxy:
         self._flowing = threading.Event()
         self._accepting = threading.Event()
         self._sockets: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self._fillers: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.restore()
@@ -80,6 +82,9 @@ class TcpProxy:
 
     close = refuse
 
+    def forget(self) -> None:
+        self._forgotten |= self._sockets
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -101,7 +106,8 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._flowing.wait()
-                sink.sendall(data)
+                if sink not in self._forgotten:
+                    sink.sendall(data)
         self._flowing.wait()
         for end in (source, sink):
             self._sockets.discard(end)
