@@ -205,7 +205,7 @@ class Release:
             f"(timeout 2 bash -c '</dev/tcp/{host}/{port}' && echo reached {host}) 2>/dev/null &"
             for host, port in targets.items()
         )
-        script = f"for round in {{1..4}}; do {attempts.replace('&;', '&')} wait; sleep 1; done"
+        script = f"for round in {{1..15}}; do {attempts.replace('&;', '&')} wait; sleep 1; done"
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -237,7 +237,7 @@ class Release:
         self.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
         try:
             self.wait_for_pod(name)
-            return {line.split()[1] for line in self.kubectl("logs", name).splitlines()}
+            return set(re.findall(r"^reached (\S+)$", self.kubectl("logs", name), re.MULTILINE))
         finally:
             self.kubectl("delete", "pod", name, "--now")
 
