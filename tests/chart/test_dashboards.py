@@ -25,7 +25,11 @@ def test_the_documented_address_leads_to_the_creation_dashboard() -> None:
 def test_grafanas_own_types_read_them_without_loss() -> None:
     readers = Path(__file__).parent / "readers"
     done = subprocess.run(
-        [go(), "run", "./dashboards", *FILES], cwd=readers, capture_output=True, text=True, check=False
+        [go(), "run", "./dashboards", *FILES],
+        cwd=readers,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
