@@ -23,9 +23,13 @@ def test_the_documented_address_leads_to_the_creation_dashboard() -> None:
 
 @pytest.mark.timeout(600)
 def test_grafanas_own_types_read_them_without_loss() -> None:
-    reader = Path(__file__).parent / "dashboards"
+    readers = Path(__file__).parent / "readers"
     done = subprocess.run(
-        [go(), "run", ".", *FILES], cwd=reader, capture_output=True, text=True, check=False
+        [go(), "run", "./dashboards", *FILES],
+        cwd=readers,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, Helm, Objects, install, values_files
+from support.helm import CHART, Helm, Objects, go, install, values_files
 
 VALUES = pytest.mark.parametrize("values", values_files(), ids=lambda path: path.stem)
 
@@ -287,6 +287,21 @@ def test_operators_replace_the_built_in_parts(helm3: Helm) -> None:
     assert selector.items() <= service["metadata"]["labels"].items()
     job = monitor["spec"]["endpoints"][0]["relabelings"][0]["replacement"]
     assert f'job="{job}"' in yaml.safe_dump(rules, width=10_000)
+
+
+@pytest.mark.timeout(900)
+def test_the_operators_own_types_read_what_is_theirs(helm3: Helm) -> None:
+    rendered = helm3.template(f"--values={CHART / 'ci' / 'cloudnativepg.yaml'}").stdout
+    done = subprocess.run(
+        [go(), "run", "./operators"],
+        cwd=Path(__file__).parent / "readers",
+        input=rendered,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["Cluster", "PrometheusRule", "ServiceMonitor"]
 
 
 def test_a_changed_configuration_rolls_its_pods(helm3: Helm) -> None:

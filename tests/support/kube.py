@@ -201,11 +201,11 @@ class Release:
         """To which hosts and ports a pod with these labels gets a connection; it needs a bash."""
         name = f"probe-{uuid.uuid4().hex[:8]}"
         # policies take some seconds to learn of a new pod; packets that they drop get no answer
-        attempts = "; ".join(
-            f"(timeout 2 bash -c '</dev/tcp/{host}/{port}' && echo reached {host}) 2>/dev/null &"
+        attempts = " ".join(
+            f"(</dev/tcp/{host}/{port} && echo reached {host}) 2>/dev/null &"
             for host, port in targets.items()
         )
-        script = f"for round in {{1..4}}; do {attempts.replace('&;', '&')} wait; sleep 1; done"
+        script = f"for round in {{1..10}}; do {attempts} sleep 2; kill $(jobs -p); wait; done"
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -237,7 +237,7 @@ class Release:
         self.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
         try:
             self.wait_for_pod(name)
-            return {line.split()[1] for line in self.kubectl("logs", name).splitlines()}
+            return set(re.findall(r"^reached (\S+)$", self.kubectl("logs", name), re.MULTILINE))
         finally:
             self.kubectl("delete", "pod", name, "--now")
 

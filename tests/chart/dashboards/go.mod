@@ -1,5 +1,0 @@
-module wiki/dashboards
-
-go 1.24
-
-require github.com/grafana/grafana-foundation-sdk/go v0.0.22
