@@ -332,7 +332,10 @@ def test_a_connection_to_a_server_that_took_no_writes_is_not_kept(
     proxy.refuse()
     proxy.restore()
     wait_until(
-        lambda: timed(service.client, "POST", "/users", json={"name": "x"}).status == 503,
+        lambda: (
+            timed(service.client, "POST", "/users", json={"name": "x"}).status == 503
+            and "read-only" in service.text
+        ),
         "a session that takes no writes",
     )
     with database.connect() as writer:
