@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import nix, prometheus, service
+from support import helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -23,6 +23,10 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
+    "chart": {
+        "Helm 3 and 4, kube-score (built once)": helm.install_all,
+        "Prometheus 3 (built once, some minutes)": prometheus.install,
+    },
 }
 
 # Commands that a stage runs before its pytest folder; each counts as one check.
