@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    env::VarError,
     fmt::Write,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
@@ -71,24 +72,42 @@ config! {
 impl Config {
     /// Reads the environment. A variable that is set to nothing counts as not set.
     pub fn from_env() -> Result<Self, String> {
-        let set: HashMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, value)| {
-                !value.is_empty() && VARIABLES.iter().any(|v| v.0.to_uppercase() == *name)
-            })
-            .collect();
+        let mut set = HashMap::new();
+        for (field, ..) in VARIABLES {
+            let name = field.to_uppercase();
+            match std::env::var(&name) {
+                Ok(value) if !value.is_empty() => drop(set.insert(name, value)),
+                Err(VarError::NotUnicode(_)) => return Err(format!("{name} is not UTF-8")),
+                _ => {}
+            }
+        }
         read(set.clone()).map_err(|error| {
             // envy does not name the variable in every error: the culprit fails on its own, too.
             set.into_iter()
                 .find(|(name, value)| read([(name.clone(), value.clone())].into()).is_err())
                 .map_or(error.to_string(), |(name, value)| {
-                    format!("{name}={value:?} is not valid: {error}; see wiki-service --help")
+                    let advice = advice(&name).map_or(error.to_string(), str::to_owned);
+                    format!("{name}={value:?} is not valid: {advice}; see wiki-service --help")
                 })
         })
     }
 
     pub fn address(&self) -> SocketAddr {
         (self.listen_address, self.port).into()
+    }
+}
+
+/// What to give instead, where the error of the type does not say it.
+fn advice(name: &str) -> Option<&'static str> {
+    match name {
+        "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
+        "PORT" => Some("give a number from 0 to 65535"),
+        "LOG_FORMAT" => Some("give text, json or auto"),
+        "DATABASE_POOL_SIZE" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => {
+            Some("give a whole number from 1")
+        }
+        _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
+        _ => None,
     }
 }
 

@@ -171,11 +171,12 @@ impl Database {
                 }
                 Err(error) => reason(&error),
             };
-            if Instant::now() + pause > deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(format!("{name}: gave up after {limit:?}: {error}"));
             }
             tracing::warn!("waiting for {name}: {error}");
-            sleep(pause).await;
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         }
     }
@@ -267,9 +268,10 @@ impl Database {
                         .open(file)?;
                     file.lock().map(|()| file)
                 });
-                let locked = locked
-                    .map(|finished| finished.expect("no panic"))
-                    .map_err(|error| connection_error(sqlx::Error::Configuration(error.into())));
+                let locked = locked.map(|finished| finished.expect("no panic")).map_err(|error| {
+                    let error = format!("{error}: its directory must exist and be writable");
+                    connection_error(sqlx::Error::Configuration(error.into()))
+                });
                 let _lock = by(deadline, locked).await?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
                 apply_migrations(pool.into(), deadline).await
@@ -386,12 +388,18 @@ impl Options {
         let (scheme, rest) = url.split_once(':').ok_or("it has no scheme")?;
         match scheme {
             "postgres" | "postgresql" | "postgresql+asyncpg" => {
-                let url = Url::parse(&format!("postgres:{rest}")).map_err(|e| e.to_string())?;
+                let url = Url::parse(&format!("postgres:{rest}")).map_err(|error| {
+                    format!(
+                        "{error} (write special characters of a password as %23 and the like, or \
+                         give it by PGPASSWORD)"
+                    )
+                })?;
                 Ok(Self::Postgres(Box::new(postgres_options(url, &config.pgpassword)?)))
             }
             "sqlite" if rest.contains(":memory:") || rest.contains("mode=memory") => {
                 Err("a SQLite database in memory ends with its connection: name a file".into())
             }
+            "sqlite" if rest.trim_start_matches('/').is_empty() => Err("name a file".into()),
             "sqlite" => {
                 let options: SqliteConnectOptions =
                     url.parse().map_err(|e| reason(&connection_error(e)))?;
@@ -415,6 +423,7 @@ impl Options {
 fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, String> {
     let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     let mut has_password = url.password().is_some();
+    let mut has_user = !url.username().is_empty() || std::env::var_os("PGUSER").is_some();
     url.set_query(None);
     for (name, value) in parameters {
         let name = if name == "ssl" { "sslmode" } else { &name };
@@ -424,10 +433,10 @@ fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, St
                 // sqlx would look for it only when it connects, and not say what it looked for.
                 std::fs::metadata(&value).map_err(|error| format!("{name}={value}: {error}"))?;
             }
+            "user" => has_user = true,
             "sslmode"
             | "host"
             | "port"
-            | "user"
             | "dbname"
             | "options"
             | "application_name"
@@ -435,6 +444,9 @@ fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, St
             _ => return Err(format!("it has the parameter {name}, which is not known")),
         }
         url.query_pairs_mut().append_pair(name, &value);
+    }
+    if !has_user {
+        return Err("name a user: postgres://USER@HOST/NAME".into());
     }
     let mut options: PgConnectOptions =
         url.as_str().parse().map_err(|error| reason(&connection_error(error)))?;

@@ -35,7 +35,7 @@ impl Health {
         YES
     }
 
-    /// Is the process alive?
+    /// Is the process alive? By another name
     ///
     /// The same as `/livez`.
     #[oai(path = "/healthz", method = "get", operation_id = "healthz")]

@@ -17,7 +17,7 @@ mod telemetry;
 mod users;
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::ExitCode,
     sync::Arc,
@@ -43,14 +43,8 @@ fn main() -> ExitCode {
         [] => start(serve),
         ["migrate"] => start(migrate),
         ["healthcheck"] => Config::from_env().and_then(|config| healthcheck(config.address())),
-        ["--help" | "-h"] => {
-            print!("{}", config::help());
-            Ok(())
-        }
-        ["--version" | "-V"] => {
-            println!("wiki-service {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        ["--help" | "-h"] => print(config::help()),
+        ["--version" | "-V"] => print(format!("wiki-service {}\n", env!("CARGO_PKG_VERSION"))),
         _ => Err(format!("unknown arguments: {}; see wiki-service --help", arguments.join(" "))),
     };
     match result {
@@ -59,6 +53,14 @@ fn main() -> ExitCode {
             eprintln!("wiki-service: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `print!` panics when the reader has enough, as `head` does.
+fn print(text: String) -> Result<(), String> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `GET /metrics`: figures for Prometheus, in its text format.
+//! `GET /metrics`: metrics for Prometheus, in its text format.
 
 use std::{sync::Arc, time::Duration};
 
@@ -100,19 +100,19 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
 pub struct MetricsApi(pub Arc<App>);
 
 #[derive(ApiResponse)]
-enum Figures {
-    /// The figures, in Prometheus' text format.
+enum Exposition {
+    /// The metrics, in Prometheus' text format.
     #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
     Text(PlainText<String>),
 }
 
 #[OpenApi(tag = "Tag::Operations")]
 impl MetricsApi {
-    /// Figures for Prometheus
+    /// Metrics for Prometheus
     ///
     /// Users and posts created, requests and their durations by route, database pool, process.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
-    async fn metrics(&self) -> Figures {
-        Figures::Text(PlainText(self.0.metrics.render(self.0.raw_database())))
+    async fn metrics(&self) -> Exposition {
+        Exposition::Text(PlainText(self.0.metrics.render(self.0.raw_database())))
     }
 }

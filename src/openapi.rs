@@ -11,7 +11,9 @@ use poem::{
     http::{StatusCode, header},
     web::Data,
 };
-use poem_openapi::{ApiResponse, ExtraHeader, OpenApi, OpenApiService, Tags, types::Type};
+use poem_openapi::{
+    ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiService, Tags, types::Type,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,11 +24,11 @@ use crate::{
 
 #[derive(Tags)]
 pub enum Tag {
-    /// Those who write.
+    /// Those who write posts.
     Users,
-    /// What they write.
+    /// Texts by users.
     Posts,
-    /// Probes and figures, for those who run the service.
+    /// Probes and metrics, for those who run the service.
     Operations,
 }
 
@@ -64,7 +66,7 @@ const INVALID: (StatusCode, &str) = (
 const INTERNAL: (StatusCode, &str) =
     (StatusCode::INTERNAL_SERVER_ERROR, "A mistake of the service; its log has the cause.");
 const UNAVAILABLE: (StatusCode, &str) =
-    (StatusCode::SERVICE_UNAVAILABLE, "The database is away, or a time limit has passed.");
+    (StatusCode::SERVICE_UNAVAILABLE, "The database is not available, or a time limit has passed.");
 
 /// Reading by id.
 pub struct ReadFailure;
@@ -105,8 +107,11 @@ fn api(app: &Arc<App>) -> OpenApiService<impl OpenApi + use<>, ()> {
         Index,
     );
     OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
-        .description("Users and their posts. Every error is an `application/problem+json`.")
-        .license(env!("CARGO_PKG_LICENSE"))
+        .description(
+            "Users and their posts. Every error is an `application/problem+json`, but for requests \
+             that are not HTTP: an empty 400, 414 or 431.",
+        )
+        .license(LicenseObject::new(env!("CARGO_PKG_LICENSE")).url(env!("CARGO_PKG_REPOSITORY")))
         .extra_response_header::<String, _>(
             ExtraHeader::new("X-Request-Id")
                 .description("The request's id: the one that was sent, or a new one."),

@@ -100,7 +100,10 @@ impl Problem {
             return Self::invalid(vec![Invalid { pointer: "#/path/id".into(), detail }]);
         }
         if error.is::<NotFoundError>() {
-            return Self::new(StatusCode::NOT_FOUND, "there is nothing here; the API is at /docs");
+            return Self::new(
+                StatusCode::NOT_FOUND,
+                "there is nothing here; the documentation is at /docs",
+            );
         }
         if error.is::<MethodNotAllowedError>() {
             return Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method");

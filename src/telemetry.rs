@@ -12,8 +12,10 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer, layer},
+    layer::SubscriberExt,
     registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 use crate::{
@@ -22,14 +24,17 @@ use crate::{
 };
 
 pub fn init(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.rust_log)
-        .map_err(|error| format!("RUST_LOG={} is not valid: {error}", config.rust_log))?;
+    let filter = EnvFilter::try_new(&config.rust_log).map_err(|error| {
+        format!("RUST_LOG={:?} is not valid: {error}; see wiki-service --help", config.rust_log)
+    })?;
     let json = match config.log_format {
         LogFormat::Auto => !std::io::stdout().is_terminal(),
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    tracing_subscriber::fmt().with_env_filter(filter).event_format(Line { json }).init();
+    // A line that cannot be written is lost: to say so would panic where nobody reads standard error.
+    let lines = layer().event_format(Line { json }).log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     Ok(())
 }

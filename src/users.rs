@@ -124,7 +124,7 @@ impl Users {
         Ok(Json(user.into()))
     }
 
-    /// Read a user
+    /// Read a user, by the predecessor's path
     ///
     /// The same as `/users/{id}`.
     #[oai(path = "/user/:id", method = "get", operation_id = "read_user_alias")]

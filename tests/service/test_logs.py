@@ -3,7 +3,9 @@
 import json
 import os
 import pty
+import shlex
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,24 @@ def test_nothing_in_a_path_commands_the_terminal(
         "the request's line",
     )
     assert line.isprintable(), line
+
+
+def test_it_serves_on_when_nobody_reads_its_log(program: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    service = Service(program, tmp_path, {}, stdout=writer, stderr=writer)
+    os.close(writer)
+    try:
+        service.wait_until_ready()
+        os.close(reader)
+        for _ in range(3):
+            assert service.client.get("/livez").status_code == 200
+    finally:
+        service.close()
+
+
+def test_help_may_be_cut_short(program: Path) -> None:
+    command = f"{shlex.quote(str(program))} --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wiki-service ")
+    assert done.stderr == ""
