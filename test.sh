@@ -10,9 +10,12 @@ stages=("${@:-all}")
 need curl
 need git
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if [[ ${stages[*]} =~ all|service|chart ]]; then
+  need chromium
+  need ip iproute2
+fi
 if [[ ${stages[*]} =~ all|service ]]; then
   need cc gcc
-  need chromium
   need shellcheck
   need strace
   PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql

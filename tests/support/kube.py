@@ -68,6 +68,11 @@ class Cluster:
 def cluster(directory: Path) -> Iterator[Cluster | None]:
     """From WIKI_TEST_KUBE, a command that prints `export` lines, or else from k3d with a Docker."""
     if command := os.environ.get("WIKI_TEST_KUBE"):
+        # `ip netns` mounts /run/netns over itself when it is first used. With pods running already,
+        # as when a node is added, theirs would be hidden below and could not be removed any more.
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(["ip", "netns", "add", "wiki-test"], check=True)
+            subprocess.run(["ip", "netns", "delete", "wiki-test"], check=True)
         lines = subprocess.run(
             ["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=True
         ).stdout
