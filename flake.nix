@@ -54,7 +54,14 @@
         };
       });
 
-      checks = forAllSystems (system: callPackageFor system ./nix/checks.nix { });
+      checks = forAllSystems (
+        system:
+        # callPackage adds what a flake takes for checks that are no derivations.
+        removeAttrs (callPackageFor system ./nix/checks.nix { }) [
+          "override"
+          "overrideDerivation"
+        ]
+      );
 
       devShells = forAllSystems (system: {
         default = callPackageFor system ./nix/dev-shell.nix { };

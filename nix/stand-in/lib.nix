@@ -26,8 +26,17 @@ rec {
     scope: file: overrides:
     let
       f = if builtins.isFunction file then file else import file;
+      result = f (builtins.intersectAttrs (builtins.functionArgs f) scope // overrides);
     in
-    f (builtins.intersectAttrs (builtins.functionArgs f) scope // overrides);
+    # As in nixpkgs, on whatever is an attribute set.
+    if builtins.isAttrs result then
+      result
+      // {
+        override = changed: callPackageWith scope file (overrides // changed);
+        overrideDerivation = throw "the stand-in has no overrideDerivation";
+      }
+    else
+      result;
 
   importTOML = file: builtins.fromTOML (builtins.readFile file);
   getExe = package: "${package}/bin/${package.meta.mainProgram or package.pname}";
