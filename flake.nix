@@ -15,6 +15,7 @@
       ];
       forAllSystems = lib.genAttrs systems;
       callPackageFor = system: nixpkgs.legacyPackages.${system}.newScope self.packages.${system};
+      imagesOf = system: lib.filterAttrs (name: _: lib.hasSuffix "-image" name) self.packages.${system};
     in
     {
       packages =
@@ -33,6 +34,7 @@
             prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
             grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
             chart = callPackage ./nix/chart.nix { };
+            release-images = callLinuxPackage ./nix/release-images.nix { images = imagesOf system; };
           }
         )
         // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
@@ -46,13 +48,33 @@
           ) self.packages.x86_64-linux
         );
 
-      apps = forAllSystems (system: {
-        default = {
-          type = "app";
-          program = lib.getExe self.packages.${system}.wiki-service;
-          meta.description = "The service, on a SQLite file in the current directory";
-        };
-      });
+      apps = forAllSystems (
+        system:
+        let
+          callPackage = callPackageFor system;
+          release-chart = callPackage ./nix/release-chart.nix { };
+          app = description: package: {
+            type = "app";
+            program = lib.getExe package;
+            meta = { inherit description; };
+          };
+        in
+        {
+          default =
+            app "The service, on a SQLite file in the current directory"
+              self.packages.${system}.wiki-service;
+          push-images = app "Push the images of this architecture" (callPackage ./nix/push-images.nix { });
+          attest-images = app "Sign what is in the images of this architecture" (
+            callPackage ./nix/attest-images.nix { }
+          );
+          publish = app "Publish this version: indexes of the pushed images, and the chart" (
+            callPackage ./nix/publish.nix { inherit imagesOf release-chart; }
+          );
+          verify = app "Compare what a registry serves with what this source gives" (
+            callPackage ./nix/verify.nix { inherit release-chart; }
+          );
+        }
+      );
 
       checks = forAllSystems (
         system:

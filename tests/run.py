@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,8 +25,16 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     },
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
     "chart": {
-        "Helm 3 and 4, kube-score (built once)": helm.install_all,
+        "Helm 3 and 4, kube-score (built once)": partial(
+            helm.install_all, "helm3", "helm4", "kube-score"
+        ),
         "Prometheus 3 (built once, some minutes)": prometheus.install,
+    },
+    "delivery": {
+        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
+        "A registry, its client, Helm, actionlint (built once, some minutes)": partial(
+            helm.install_all, "registry", "regctl", "helm3", "actionlint"
+        ),
     },
 }
 

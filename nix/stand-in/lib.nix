@@ -45,6 +45,11 @@ rec {
     separator: f: attrs:
     builtins.concatStringsSep separator (mapAttrsToList f attrs);
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (builtins.attrNames attrs);
+  mapAttrs' = f: attrs: listToAttrs (mapAttrsToList f attrs);
+  nameValuePair = name: value: { inherit name value; };
+  filterAttrs =
+    wanted: attrs:
+    removeAttrs attrs (builtins.filter (name: !wanted name attrs.${name}) (builtins.attrNames attrs));
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
   concatLines = lines: builtins.concatStringsSep "" (map (line: "${line}\n") lines);
   splitString =

@@ -21,7 +21,9 @@ class Nix:
     def __init__(self, flake: Path = ROOT):
         self.flake = flake
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         program = self.flake / "nix/stand-in/nix"
         return subprocess.run(
             [program, *arguments],
@@ -29,11 +31,11 @@ class Nix:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"NO_COLOR": "1"},
+            env=os.environ | {"NO_COLOR": "1"} | (environment or {}),
         )
 
-    def output(self, *arguments: str) -> str:
-        result = self.run(*arguments)
+    def output(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
+        result = self.run(*arguments, environment=environment)
         assert result.returncode == 0, f"nix {' '.join(arguments)}:\n{result.stderr}"
         return result.stdout
 
