@@ -45,7 +45,7 @@ class Release:
         done = self.run(app)
         assert done.returncode == 0, done.stderr
         lines = [line.removeprefix(f"{self.repository}/") for line in done.stdout.splitlines()]
-        return {name: digest for name, digest in (line.split("@") for line in lines)}
+        return dict(line.split("@", 1) for line in lines)
 
     def regctl(self, *arguments: str) -> str:
         return self.registry.run(install("regctl"), *arguments).stdout.strip()

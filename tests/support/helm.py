@@ -1,4 +1,4 @@
-"""The programs that the tests of the chart and its delivery drive, built from their Go modules once and kept."""
+"""Programs that the tests drive, built from their Go modules once and kept; Helm above all."""
 
 import os
 import shutil
