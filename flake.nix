@@ -70,6 +70,9 @@
           publish = app "Publish this version: indexes of the pushed images, and the chart" (
             callPackage ./nix/publish.nix { inherit imagesOf release-chart; }
           );
+          probe = app "Create a user and a post at a URL, and read them back" (
+            callPackage ./nix/probe.nix { }
+          );
           verify = app "Compare what a registry serves with what this source gives" (
             callPackage ./nix/verify.nix { inherit release-chart; }
           );

@@ -327,6 +327,7 @@ lib.fix (pkgs: {
     printf '#!/bin/sh\necho cosign "$@"\n' >$out/bin/cosign
     chmod +x $out/bin/cosign
   '';
+  curl = program "curl";
   diffutils = program "cmp";
   gnugrep = program "grep";
   gnutar = program "tar";

@@ -146,7 +146,7 @@ class Release:
         )
 
     def install(
-        self, *arguments: str, chart: Path | None = None, command: str = "install"
+        self, *arguments: str, chart: Path | str | None = None, command: str = "install"
     ) -> Result:
         """Waits until every pod is ready."""
         options = ["--wait", "--timeout=5m", f"--set=ingress.host={self.host}", *arguments]
