@@ -47,6 +47,14 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff check",
         "shellcheck {scripts}",
     ],
+    "delivery": [
+        "{bin}/yamllint --strict .",
+        "{actionlint}",
+        "{bin}/zizmor --offline --no-progress --strict-collection .",
+        "{bin}/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml",
+        "{bin}/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci"
+        " .gitlab-ci.yml",
+    ],
 }
 
 
@@ -85,8 +93,9 @@ def run_stage(stage: str, tally: Tally) -> None:
             for word in command.split()
             for part in (shell_scripts() if word == "{scripts}" else [word])
         ]
-        arguments = [word.format(bin=Path(sys.executable).parent) for word in words]
-        title = command.replace("{bin}/", "").replace(" {scripts}", "")
+        programs = {"bin": Path(sys.executable).parent, "actionlint": helm.path("actionlint")}
+        arguments = [word.format(**programs) for word in words]
+        title = command.replace("{bin}/", "").replace(" {scripts}", "").strip("{}")
         with timed(title):
             if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
                 tally.passed += 1
