@@ -72,6 +72,7 @@ rec {
   concatMapStringsSep =
     separator: f: list:
     builtins.concatStringsSep separator (map f list);
+  optionals = condition: list: if condition then list else [ ];
   optionalAttrs = condition: attrs: if condition then attrs else { };
   versionAtLeast = version: least: builtins.compareVersions version least >= 0;
   optionalString = condition: string: if condition then string else "";

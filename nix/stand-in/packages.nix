@@ -320,6 +320,7 @@ lib.fix (pkgs: {
 
   # Tools of a build, and of the shell, stay where they are.
   cargo = program "cargo";
+  chromium = program "chromium";
   clippy = program "cargo-clippy";
   # Keyless signing takes an identity and a service on the internet: this double says what it was asked to sign.
   cosign = runCommand "cosign" { } ''
@@ -329,9 +330,11 @@ lib.fix (pkgs: {
   '';
   curl = program "curl";
   diffutils = program "cmp";
+  docker-client = program "docker";
   gnugrep = program "grep";
   gnutar = program "tar";
   gzip = program "gzip";
+  iproute2 = program "ip";
   jq = program "jq";
   k3d = program "k3d";
   kubectl = program "kubectl";
@@ -344,6 +347,7 @@ lib.fix (pkgs: {
   rustfmt = program "rustfmt";
   shellcheck = program "shellcheck";
   sqlite = program "sqlite3";
+  strace = program "strace";
   skopeo = program "skopeo";
   yq-go = copy "yq";
 

@@ -61,7 +61,8 @@ class Cluster:
         return str(self.run("kubectl", *arguments, **options).stdout)
 
     def load(self, *archives: Path) -> None:
-        self.run(*self.load_command, *archives, seconds=600)
+        done = self.run(*self.load_command, *archives, seconds=600)
+        assert "failed" not in done.stderr, done.stderr  # k3d ends with 0 even so
 
 
 @contextlib.contextmanager
