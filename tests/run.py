@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import helm, nix, prometheus, service
+from support import crds, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -35,6 +35,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "A registry, its client, Helm, actionlint (built once, some minutes)": partial(
             helm.install_all, "registry", "regctl", "helm3", "actionlint"
         ),
+        "The definitions of Argo CD's and Flux's objects": crds.download,
     },
 }
 

@@ -2,12 +2,14 @@
 
 import base64
 import contextlib
+import gzip
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -61,8 +63,20 @@ class Cluster:
         return str(self.run("kubectl", *arguments, **options).stdout)
 
     def load(self, *archives: Path) -> None:
-        done = self.run(*self.load_command, *archives, seconds=600)
-        assert "failed" not in done.stderr, done.stderr  # k3d ends with 0 even so
+        """Image archives, into every node. k3d takes plain ones only, and ends with 0 if it fails."""
+        with tempfile.TemporaryDirectory() as folder:
+            plain = [_unpacked(archive, Path(folder)) for archive in archives]
+            done = self.run(*self.load_command, *plain, seconds=600)
+        assert "failed" not in done.stderr, done.stderr
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    if archive.suffix != ".gz":
+        return archive
+    plain = folder / archive.stem
+    with gzip.open(archive) as source, plain.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    return plain
 
 
 @contextlib.contextmanager
