@@ -10,7 +10,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from support.helm import KUBE_VERSION, install
-from support.nix import Nix
+from support.nix import REAL, Nix
 from support.publication import Publication
 from support.version import VERSION
 
@@ -32,7 +32,7 @@ def test_the_digests_are_known_before_the_push(nix: Nix, publication: Publicatio
 
 
 def test_each_image_is_an_index_of_two_architectures(publication: Publication) -> None:
-    for name in publication.images.values():
+    for name in publication.pushed:
         served = publication.index(name)
         assert served.headers["Docker-Content-Digest"] == publication.digests[name]
         manifests = {
@@ -47,7 +47,7 @@ def test_what_is_pulled_back_is_what_was_built(
     nix: Nix, publication: Publication, tmp_path: Path
 ) -> None:
     (built,) = nix.build("release-images")
-    for name in publication.images.values():
+    for name in publication.pushed:
         reference = f"{publication.repository}/{name}@{publication.digests[name]}"
         folder = tmp_path / name
         publication.registry.run(
@@ -90,7 +90,7 @@ def test_a_stranger_compares_the_registry_with_the_source(publication: Publicati
     done = publication.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(line.split(":")[0].split()[1] for line in done.stdout.splitlines()) == sorted(
-        ["chart", *publication.images.values()]
+        ["chart", *publication.pushed]
     )
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"same"}
 
@@ -123,6 +123,8 @@ def test_a_second_build_gives_the_same(nix: Nix) -> None:
 
 def test_each_bill_of_materials_is_signed_for_its_image(publication: Publication) -> None:
     """By a double of cosign: the real one needs an identity and a service on the internet."""
+    if REAL:
+        pytest.skip("cosign is not the stand-in's, and has no identity to sign with")
     done = publication.run("attest-images")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]

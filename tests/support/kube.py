@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Cluster:
         return str(self.run("kubectl", *arguments, **options).stdout)
 
     def load(self, *archives: Path) -> None:
-        """Image archives, into every node. k3d takes plain ones only, and ends with 0 if it fails."""
+        """Image archives, into every node. k3d takes plain ones, and ends with 0 if it fails."""
         with tempfile.TemporaryDirectory() as folder:
             plain = [_unpacked(archive, Path(folder)) for archive in archives]
             done = self.run(*self.load_command, *plain, seconds=600)
@@ -112,11 +113,20 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
             )
             kubeconfig.write_bytes(written.stdout)
             load = ["k3d", "image", "import", "--cluster", name]
-            yield Cluster(str(kubeconfig), f"http://127.0.0.1:{port}", load)
+            ingress = f"http://127.0.0.1:{port}"
+            # k3d is done before k3s has installed its Traefik
+            wait_until(partial(_answers, ingress), "Traefik", seconds=240, every=1)
+            yield Cluster(str(kubeconfig), ingress, load)
         finally:
             subprocess.run(["k3d", "cluster", "delete", name], check=True)
     else:
         yield None
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url).status_code > 0
+    return False
 
 
 def _docker_runs() -> bool:

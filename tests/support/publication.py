@@ -16,6 +16,10 @@ COMPONENTS = {
     "prometheus": "prometheus-image",
     "grafana": "grafana-image",
 }
+# A function of a system's packages: the tag of each image by its name.
+TAGS = """packages: builtins.listToAttrs (map
+  (name: { name = packages.${name}.imageName; value = packages.${name}.imageTag; })
+  (builtins.filter (name: builtins.match ".*-image" name != null) (builtins.attrNames packages)))"""
 
 
 class Publication:
@@ -60,17 +64,12 @@ class Publication:
 
     def _stand_in_for_arm(self) -> None:
         """Nothing can be built for arm64 here: this machine's images take its place, and say so."""
-        for attribute in COMPONENTS.values():
-            name, here, there = (
-                self.nix.evaluate(f"packages.{system}.{attribute}.{what}")
-                for system, what in (
-                    (SYSTEM, "imageName"),
-                    (SYSTEM, "imageTag"),
-                    ("aarch64-linux", "imageTag"),
-                )
-            )
+        here, there = (
+            self.nix.evaluate(f"packages.{system}", TAGS) for system in (SYSTEM, "aarch64-linux")
+        )
+        for name, tag in here.items():
             image = f"{self.repository}/{name}"
             self.regctl(
-                *("image", "mod", f"{image}:{here}", "--create", f"{image}:{there}"),
+                *("image", "mod", f"{image}:{tag}", "--create", f"{image}:{there[name]}"),
                 *("--config-platform", "linux/arm64"),
             )
