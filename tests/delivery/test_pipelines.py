@@ -25,7 +25,7 @@ JENKINSFILE = (ROOT / "Jenkinsfile").read_text()
 
 def steps(workflow: str) -> Iterator[dict[str, Any]]:
     for job in yaml.safe_load(WORKFLOWS[workflow].read_text())["jobs"].values():
-        yield from job["steps"]
+        yield from job.get("steps", [])
 
 
 def commands_of_github() -> set[str]:
