@@ -245,7 +245,7 @@ def test_the_service_account_of_prometheus_can_do_no_more_than_it_must(release: 
     assert not may("get", "nodes", "--subresource=proxy")
 
 
-def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
+def test_the_footprint_at_rest(release: Release, record_testsuite_property: Any) -> None:
     """The API's memory by its own word: a tenth of what the predecessor asked for."""
     with release.forward("service/wiki-release-api", 8000) as url:
         metrics = httpx.get(f"{url}/metrics").text
@@ -253,7 +253,7 @@ def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
         each for each in metrics.splitlines() if each.startswith("process_resident_memory_bytes ")
     )
     memory = float(line.split()[1])
-    record_property("api_memory_bytes", memory)
+    record_testsuite_property("api_memory_bytes", memory)
     assert memory < 64 * 1024**2
 
 
