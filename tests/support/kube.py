@@ -289,11 +289,12 @@ class Release:
         return log
 
     @contextlib.contextmanager
-    def forward(self, target: str, port: int) -> Iterator[str]:
+    def forward(self, target: str, port: int, *, namespace: str = "") -> Iterator[str]:
         """A port-forward, as NOTES.txt tells users."""
+        namespace = namespace or self.namespace
         local = free_port()
         process = subprocess.Popen(
-            ["kubectl", "--namespace", self.namespace, "port-forward", target, f"{local}:{port}"],
+            ["kubectl", "--namespace", namespace, "port-forward", target, f"{local}:{port}"],
             env=self.cluster.environment,
             stdout=subprocess.DEVNULL,
         )
