@@ -91,7 +91,15 @@ def run_stage(stage: str, tally: Tally) -> None:
 def run_pytest(stage: str, tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        command = [sys.executable, "-m", "pytest", f"tests/{stage}", f"--junit-xml={results}"]
+        # the reasons of skips are in the report at the end, each once
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-rfE",
+            f"tests/{stage}",
+            f"--junit-xml={results}",
+        ]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
         if results.exists():
