@@ -53,7 +53,7 @@
         let
           callPackage = callPackageFor system;
           release-chart = callPackage ./nix/release-chart.nix { };
-          app = description: package: {
+          app = package: description: {
             type = "app";
             program = lib.getExe package;
             meta = { inherit description; };
@@ -61,21 +61,21 @@
         in
         {
           default =
-            app "The service, on a SQLite file in the current directory"
-              self.packages.${system}.wiki-service;
-          push-images = app "Push the images of this architecture" (callPackage ./nix/push-images.nix { });
-          attest-images = app "Sign what is in the images of this architecture" (
-            callPackage ./nix/attest-images.nix { }
-          );
-          publish = app "Publish this version: indexes of the pushed images, and the chart" (
-            callPackage ./nix/publish.nix { inherit imagesOf release-chart; }
-          );
-          probe = app "Create a user and a post at a URL, and read them back" (
-            callPackage ./nix/probe.nix { }
-          );
-          verify = app "Compare what a registry serves with what this source gives" (
-            callPackage ./nix/verify.nix { inherit release-chart; }
-          );
+            app self.packages.${system}.wiki-service
+              "The service, on a SQLite file in the current directory";
+          push-images = app (callPackage ./nix/push-images.nix { }) "Push the images of this architecture";
+          attest-images = app (callPackage ./nix/attest-images.nix
+            { }
+          ) "Sign what is in the images of this architecture";
+          publish = app (callPackage ./nix/publish.nix {
+            inherit imagesOf release-chart;
+          }) "Publish this version: indexes of the pushed images, and the chart";
+          verify = app (callPackage ./nix/verify.nix {
+            inherit release-chart;
+          }) "Compare what a registry serves with what this source gives";
+          probe = app (callPackage ./nix/probe.nix
+            { }
+          ) "Create a user and a post at a URL, and read them back";
         }
       );
 
