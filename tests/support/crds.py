@@ -6,11 +6,12 @@ from pathlib import Path
 
 from support.helm import go
 
-# Of Argo CD 3.3, and of Flux 2.7. The folders are those of the modules.
+# Of Argo CD 3.3 and Flux 2.8, whose helm-controller is on Go's proxy in the version before only.
+# The folders are those of the modules.
 MODULES = {
     "github.com/argoproj/argo-cd/v3@v3.3.2": "manifests/crds",
     "github.com/fluxcd/helm-controller@v1.4.0": "config/crd/bases",
-    "github.com/fluxcd/source-controller@v1.7.0": "config/crd/bases",
+    "github.com/fluxcd/source-controller@v1.8.0": "config/crd/bases",
 }
 
 
