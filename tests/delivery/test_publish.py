@@ -114,6 +114,7 @@ def test_the_bills_of_materials(nix: Nix) -> None:
 def test_a_second_build_gives_the_same(nix: Nix) -> None:
     """By the README's command, down to the digests that are pushed. The service, whose build takes
     minutes, is built a second time among the tests of Nix."""
+    nix.build("wiki-image")
     nix.build("wiki-image", options=("--rebuild",))
     shown = json.loads(nix.output("derivation", "show", ".#release-images"))
     (derivation,) = shown.values()
