@@ -15,6 +15,8 @@ from support import helm, nix, prometheus, service
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 STAGES = ("service", "nix", "chart", "cluster", "delivery")
+# Runs only when it is named.
+LONG = "faults"
 
 # What takes its time before a stage can start.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
@@ -22,6 +24,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "cargo build": service.build,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
+    LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
     "chart": {
         "Helm 3 and 4, kube-score (built once)": helm.install_all,
@@ -40,6 +43,12 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
+# What pytest is given, where it is not the folder of the stage's name.
+PYTEST: dict[str, list[str]] = {
+    "service": ["tests/service", "tests/faults"],
+    LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
+}
+
 
 @dataclass
 class Tally:
@@ -49,13 +58,14 @@ class Tally:
 
 
 def main(arguments: list[str]) -> int:
-    known = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    usual = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    known = [*usual, LONG]
     if unknown := set(arguments) - set(known):
         print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
         return 2
     tally = Tally()
     for stage in known:
-        if not arguments or stage in arguments:
+        if stage in (arguments or usual):
             with timed(f"Stage {stage}"):
                 run_stage(stage, tally)
     report(tally)
@@ -83,21 +93,22 @@ def run_stage(stage: str, tally: Tally) -> None:
                 tally.passed += 1
             else:
                 tally.failed.append(title)
-    with timed(f"pytest tests/{stage}"):
-        run_pytest(stage, tally)
+    arguments = PYTEST.get(stage, [f"tests/{stage}"])
+    with timed(f"pytest {' '.join(arguments)}"):
+        run_pytest(arguments, tally)
 
 
-def run_pytest(stage: str, tally: Tally) -> None:
+def run_pytest(arguments: list[str], tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        command = [sys.executable, "-m", "pytest", f"tests/{stage}", f"--junit-xml={results}"]
+        command = [sys.executable, "-m", "pytest", *arguments, f"--junit-xml={results}"]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
         if results.exists():
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"pytest tests/{stage} ended with {code}")
+            tally.failed.append(f"pytest {' '.join(arguments)} ended with {code}")
 
 
 def count(case: ElementTree.Element, tally: Tally) -> None:
