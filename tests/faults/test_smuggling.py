@@ -100,7 +100,7 @@ SHAPES = [
         )
         for size in (b"x", b"-1", b"+2", b"0x2", b"", b" ", b"1" * 17, b"2 2", b"2\n")
     ),
-    Shape("a CONNECT", post(b"", INNER, b"CONNECT wiki:80 HTTP/1.1"), closes=True),
+    Shape("a CONNECT that is refused", post(b"", b"", b"CONNECT wiki:80 HTTP/1.1")),
     Shape("a chunk longer than it says", post(CHUNKED, b"2\r\n{}x\r\n" + END + INNER), closes=True),
     Shape("a chunk that ends in LF", post(CHUNKED, b"2\r\n{}\n" + END + INNER), closes=True),
     Shape("an endless chunk extension", post(CHUNKED, b"2;" + b"x" * 100_000), closes=True),
