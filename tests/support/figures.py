@@ -22,13 +22,16 @@ class Figures:
     def progress(self, text: str) -> None:
         self._write_line(f"  {text}")
 
-    def report(self, text: str) -> None:
-        self._write_line(f"{self._test}: {text}")
+    def report(self, text: str, *, part: str = "") -> None:
+        """The result; of a test that has several, of one `part`."""
+        name = f"{self._test} {part}".strip()
+        self._write_line(f"{name}: {text}")
         if self._keep:
             page = PAGE.read_text()
-            PAGE.write_text(TABLE.sub(lambda old: self._with_row(old[0], text), page, count=1))
+            PAGE.write_text(TABLE.sub(lambda old: with_row(old[0], name, text), page, count=1))
 
-    def _with_row(self, table: str, text: str) -> str:
-        rows = {row["test"]: row[0] for row in ROW.finditer(table)}
-        rows[self._test] = f"| `{self._test}` | {text} | {datetime.now(UTC):%Y-%m-%d} |\n"
-        return HEADER + "".join(rows[test] for test in sorted(rows))
+
+def with_row(table: str, test: str, text: str) -> str:
+    rows = {row["test"]: row[0] for row in ROW.finditer(table)}
+    rows[test] = f"| `{test}` | {text} | {datetime.now(UTC):%Y-%m-%d} |\n"
+    return HEADER + "".join(rows[name] for name in sorted(rows))
