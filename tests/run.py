@@ -1,5 +1,6 @@
 """Runs the stages' checks and tests in order and adds them up. ./test.sh is the way in."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import helm, nix, prometheus, service
+from support import cargo_deny, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -22,6 +23,7 @@ LONG = "faults"
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {
         "cargo build": service.build,
+        "cargo-deny (built once, some minutes)": cargo_deny.install,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
@@ -37,6 +39,7 @@ CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --locked -- -D warnings",
+        "cargo deny check bans licenses sources",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
@@ -48,6 +51,8 @@ PYTEST: dict[str, list[str]] = {
     "service": ["tests/service", "tests/faults"],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
 }
+
+CARGO_PLUGINS = os.environ | {"PATH": f"{cargo_deny.BIN}:{os.environ['PATH']}"}
 
 
 @dataclass
@@ -89,7 +94,7 @@ def run_stage(stage: str, tally: Tally) -> None:
         arguments = [word.format(bin=Path(sys.executable).parent) for word in words]
         title = command.replace("{bin}/", "").replace(" {scripts}", "")
         with timed(title):
-            if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
+            if subprocess.run(arguments, cwd=ROOT, env=CARGO_PLUGINS, check=False).returncode == 0:
                 tally.passed += 1
             else:
                 tally.failed.append(title)

@@ -17,7 +17,7 @@ def figures(request: pytest.FixtureRequest, long: bool) -> Figures:
             terminal.ensure_newline()
             terminal.write_line(line)
 
-    return Figures(f"{request.path.name}::{request.node.name}", write_line, keep=long)
+    return Figures(f"faults/{request.path.name}::{request.node.name}", write_line, keep=long)
 
 
 @pytest.fixture

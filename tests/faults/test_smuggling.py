@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.service import Service, metrics
+from support.service import Service, requests_seen
 
 # What would be a request of its own to whoever ends the first one too early.
 INNER = b"GET /smuggled HTTP/1.1\r\nhost: wiki\r\n\r\n"
@@ -130,11 +130,3 @@ def test_a_request_is_read_in_one_way(shared_service: Service, shape: Shape) -> 
     else:
         assert seen == 2
         assert statuses[1:] == [b"200"]
-
-
-def requests_seen(service: Service) -> float:
-    return sum(
-        count
-        for sample, count in metrics(service).items()
-        if sample.startswith("http_requests_total{") and 'route="/metrics"' not in sample
-    )

@@ -156,6 +156,17 @@ def metrics(service: Service | httpx.Client) -> dict[str, float]:
     return dict(samples(client.get("/metrics").text))
 
 
+def requests_seen(service: Service, status: str = "") -> float:
+    """How many, or how many whose status begins so; without those for the metrics themselves."""
+    return sum(
+        number
+        for sample, number in metrics(service).items()
+        if sample.startswith("http_requests_total{")
+        and 'route="/metrics"' not in sample
+        and f'status="{status}' in sample
+    )
+
+
 def samples(exposition: str) -> Iterator[tuple[str, float]]:
     for line in exposition.splitlines():
         if line and not line.startswith("#"):
