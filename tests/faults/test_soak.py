@@ -19,11 +19,11 @@ from support.databases import PostgresDatabase, SqliteDatabase
 from support.figures import Figures
 from support.picture import Line, Panel
 from support.service import Service, StartService, metrics
+from support.wait import wait_until
 
 PICTURE = Path(__file__).parents[2] / "docs/soak.svg"
 CLIENTS = 4
 RATE = 40  # requests per second and client
-SAMPLES = 60
 MEBIBYTE = 1 << 20
 JSON = {"content-type": "application/json"}
 
@@ -75,6 +75,7 @@ class Course:
         process = psutil.Process(self.service.process.pid)
         self.memory.append(process.memory_info().rss / MEBIBYTE)
         self.descriptors.append(process.num_fds())
+        wait_until(lambda: len(self.latencies) > 1, "answers")
         latencies, self.latencies = self.latencies, []
         quantiles = statistics.quantiles(latencies, n=100)
         self.median.append(quantiles[49])
@@ -96,7 +97,7 @@ def test_soak(
     long: bool,
 ) -> None:
     """Both databases at the same time."""
-    every = 10 if long else 0.2
+    samples, every = (60, 10) if long else (20, 0.5)
     courses = [Course(start_service(one)) for one in (sqlite_database, postgres_database)]
     for course in courses:
         user = create_user(course.service.client)
@@ -107,7 +108,7 @@ def test_soak(
         clients = [pool.submit(course.load, over) for course in courses for _ in range(CLIENTS)]
         try:
             start = time.monotonic()
-            while len(seconds) < SAMPLES:
+            while len(seconds) < samples:
                 over.wait(start + (len(seconds) + 1) * every - time.monotonic())
                 seconds.append(time.monotonic() - start)
                 for course in courses:
