@@ -136,7 +136,7 @@ class Postgres:
             password=PASSWORD,
             dbname=database,
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=30,
         )
 
     def create_database(self) -> PostgresDatabase:
