@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -17,7 +18,7 @@ from support import picture
 from support.api import create_user
 from support.databases import PostgresDatabase, SqliteDatabase
 from support.figures import Figures
-from support.picture import Line, Panel
+from support.picture import Panel
 from support.service import Service, StartService, metrics
 from support.wait import wait_until
 
@@ -136,21 +137,17 @@ def test_soak(
 
 
 def draw(seconds: list[float], courses: list[Course]) -> str:
-    rate = CLIENTS * RATE
+    def panel(title: str, values: Callable[[Course], list[float]]) -> Panel:
+        return Panel(title, [values(course) for course in courses])
+
     return picture.svg(
-        f"{rate} requests per second on each, over minutes",
+        f"{CLIENTS * RATE} requests per second on each, over minutes",
         ["SQLite", "PostgreSQL"],
         seconds,
         [
-            Panel("memory (resident), MiB", [Line(n, c.memory) for n, c in enumerate(courses)]),
-            Panel("file descriptors", [Line(n, c.descriptors) for n, c in enumerate(courses)]),
-            Panel(
-                "latency as the client sees it, ms: median, and the 99th percentile dashed",
-                [
-                    line
-                    for n, c in enumerate(courses)
-                    for line in (Line(n, c.median), Line(n, c.p99, dashed=True))
-                ],
-            ),
+            panel("memory (resident), MiB", lambda course: course.memory),
+            panel("file descriptors", lambda course: course.descriptors),
+            panel("latency as the client sees it, median, ms", lambda course: course.median),
+            panel("latency, 99th percentile, ms", lambda course: course.p99),
         ],
     )

@@ -12,7 +12,6 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round }
 .s0 { stroke: #0969da } .s1 { stroke: #bc4c00 }
 text.s0 { fill: #0969da; stroke: none } text.s1 { fill: #bc4c00; stroke: none }
-.dashed { stroke-dasharray: 5 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #9198a1 } .title { fill: #f0f6fc }
   .s0 { stroke: #58a6ff } .s1 { stroke: #f0883e }
@@ -22,16 +21,10 @@ text.s0 { fill: #0969da; stroke: none } text.s1 { fill: #bc4c00; stroke: none }
 
 
 @dataclass
-class Line:
-    series: int
-    values: Sequence[float]
-    dashed: bool = False
-
-
-@dataclass
 class Panel:
     title: str
-    lines: Sequence[Line]
+    # Of each series, in order.
+    lines: Sequence[Sequence[float]]
 
 
 def svg(title: str, series: Sequence[str], seconds: Sequence[float], panels: list[Panel]) -> str:
@@ -52,7 +45,7 @@ def svg(title: str, series: Sequence[str], seconds: Sequence[float], panels: lis
 
 
 def _panel(panel: Panel, seconds: Sequence[float], top: float) -> list[str]:
-    highest = _round_up(max(max(line.values) for line in panel.lines))
+    highest = _round_up(max(map(max, panel.lines)))
     bottom = top + 20 + HEIGHT
     parts = [f'<text class="title" x="{LEFT}" y="{top + 10}">{escape(panel.title)}</text>']
     for step in range(3):
@@ -62,13 +55,12 @@ def _panel(panel: Panel, seconds: Sequence[float], top: float) -> list[str]:
             f'<text x="{LEFT - 8}" y="{y + 4:g}" text-anchor="end">{highest * step / 2:g}</text>',
         ]
     end = seconds[-1]
-    for line in panel.lines:
+    for series, values in enumerate(panel.lines):
         points = " ".join(
             f"{LEFT + WIDTH * x / end:.1f},{bottom - HEIGHT * y / highest:.1f}"
-            for x, y in zip(seconds, line.values, strict=True)
+            for x, y in zip(seconds, values, strict=True)
         )
-        kind = f"s{line.series}" + (" dashed" if line.dashed else "")
-        parts.append(f'<polyline class="{kind}" points="{points}"/>')
+        parts.append(f'<polyline class="s{series}" points="{points}"/>')
     for step in range(6):
         x, minutes = LEFT + WIDTH * step / 5, end * step / 300
         parts.append(f'<text x="{x:g}" y="{bottom + 16}" text-anchor="middle">{minutes:.3g}</text>')
