@@ -133,7 +133,8 @@ def test_soak(
         )
         assert growth(course.memory) < 8, f"{name}: MiB, of {course.memory}"
         assert growth(course.descriptors) < 8, f"{name}: {course.descriptors}"
-        assert growth(course.median) < 5, f"{name}: ms, of {course.median}"
+        # In a few seconds, a pause of the machine is a slope of its own.
+        assert growth(course.median) < (5 if long else 100), f"{name}: ms, of {course.median}"
 
 
 def draw(seconds: list[float], courses: list[Course]) -> str:
