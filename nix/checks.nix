@@ -166,6 +166,7 @@ in
           ../Cargo.toml
           ../README.md
           ../pyproject.toml
+          ../tests/conftest.py
           ../tests/service
           ../tests/support
         ];
