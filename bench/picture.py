@@ -3,6 +3,7 @@
 from html import escape
 
 COLOURS = (("#b7410e", "#f08a5d"), ("#4a6fa5", "#8fb3e0"), ("#8a8a8a", "#9a9a9a"))
+TITLE = "Requests per second of the server's CPU time: more is better"
 BAR, GAP, LEFT, WIDTH, HEAD = 14, 14, 120, 760, 62
 
 
@@ -13,33 +14,40 @@ def picture(cpu: dict[str, dict[str, float]], names: tuple[str, ...], note: str)
     shapes, y = [], HEAD
     for case, by in cpu.items():
         middle = y + BAR * len(names) / 2 + 4
-        shapes.append(f'<text x="{LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(case)}</text>')
+        shapes.append(label(LEFT - 10, middle, case, 'text-anchor="end"'))
         for index, name in enumerate(names):
             length = scale / by[name]
-            shapes.append(
-                f'<rect class="c{index}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}"/>'
-                f'<text class="value" x="{LEFT + length + 5:.1f}" y="{y + 10}">{1 / by[name]:,.0f}</text>'
-            )
+            shapes.append(bar(index, LEFT, y, length, BAR - 2))
+            shapes.append(label(LEFT + length + 5, y + 10, f"{1 / by[name]:,.0f}", 'class="value"'))
             y += BAR
         y += GAP
     x = LEFT
     for index, name in enumerate(names):
-        shapes.append(
-            f'<rect class="c{index}" x="{x}" y="36" width="12" height="12"/>'
-            f'<text x="{x + 17}" y="46">{escape(name)}</text>'
-        )
+        shapes += [bar(index, x, 36, 12, 12), label(x + 17, 46, name)]
         x += 40 + 8 * len(name)
     light = "".join(f".c{i}{{fill:{light}}}" for i, (light, _) in enumerate(COLOURS))
     dark = "".join(f".c{i}{{fill:{dark}}}" for i, (_, dark) in enumerate(COLOURS))
     shapes = "\n".join(shapes)
     return f"""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 22}" role="img" aria-label="Requests per second of the server's CPU time">
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 22}" role="img">
+<title>{TITLE}</title>
 <style>
-text{{font:13px system-ui,sans-serif;fill:#222}}.title{{font-weight:600}}.value,.note{{font-size:11px;fill:#666}}{light}
+text{{font:13px system-ui,sans-serif;fill:#222}}
+.head{{font-weight:600}}
+.value,.note{{font-size:11px;fill:#666}}
+{light}
 @media(prefers-color-scheme:dark){{text{{fill:#ddd}}.value,.note{{fill:#aaa}}{dark}}}
 </style>
-<text class="title" x="{LEFT}" y="20">Requests per second of the server's CPU time (more is better)</text>
+<text class="head" x="{LEFT}" y="20">{TITLE}</text>
 {shapes}
 <text class="note" x="{LEFT}" y="{y + 10}">{escape(note)}</text>
 </svg>
 """
+
+
+def bar(kind: int, x: float, y: float, width: float, height: float) -> str:
+    return f'<rect class="c{kind}" x="{x}" y="{y}" width="{width:.1f}" height="{height}"/>'
+
+
+def label(x: float, y: float, text: str, more: str = "") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" {more}>{escape(text)}</text>'

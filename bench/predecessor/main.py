@@ -1,6 +1,8 @@
-"""The predecessor, rebuilt from what is known of it: FastAPI, Pydantic, SQLAlchemy 2 (async) on asyncpg,
-prometheus-client. Written as its libraries' documentation would have it, and with nothing that slows
-it down on purpose: no second look at what was just inserted, and one transaction per request."""
+"""The predecessor, rebuilt from what is known of it: FastAPI, SQLAlchemy 2 (async) on asyncpg.
+
+As its libraries' documentation would have it, and with nothing that slows it down on purpose: no
+second look at what was just inserted, and one transaction per request.
+"""
 
 import os
 from collections.abc import AsyncIterator
