@@ -63,7 +63,7 @@ def publish(file: str, command: str, text: str) -> None:
     """Puts `text` between the markers of `command` in `file`."""
     path = ROOT / file
     between = re.compile(rf"(?<=<!-- {command} -->\n).*?(?=<!-- end -->)", re.S)
-    path.write_text(between.sub(lambda _: f"\n{text}\n\n", path.read_text()))
+    path.write_text(between.sub(lambda _: f"\n{text}\n\n", path.read_text(), count=1))
 
 
 # The programs
@@ -363,7 +363,7 @@ def wrk(
     units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
     p50, p99 = (
         float(number) * units[unit]
-        for number, unit in re.findall(r"^ +(?:50|99)% +([\d.]+)([a-z]+)$", text, re.M)
+        for number, unit in re.findall(r"^ +(?:50|99)% +([\d.]+)([a-z]+) *$", text, re.M)
     )
     return Load(count / float(length), cpu / count, memory, client / count, p50, p99)
 
