@@ -52,7 +52,7 @@ pub fn with_request_id(f: impl FnOnce(&str)) {
 /// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
 /// is counted, and its connection is as good as before.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    ToTheEnd(Box::pin(work).into()).await
+    ToTheEnd(Some(Box::pin(work))).await
 }
 
 /// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every

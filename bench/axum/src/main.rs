@@ -56,7 +56,8 @@ async fn create_user(
     State(pool): State<PgPool>,
     Json(new): Json<NewUser>,
 ) -> Result<(StatusCode, Json<User>), StatusCode> {
-    let sql = "INSERT INTO users (name, created_time) VALUES ($1, $2) RETURNING id, name, created_time";
+    let sql =
+        "INSERT INTO users (name, created_time) VALUES ($1, $2) RETURNING id, name, created_time";
     let user = sqlx::query_as(sql).bind(new.name).bind(Utc::now().naive_utc());
     user.fetch_one(&pool).await.map(|user| (StatusCode::CREATED, Json(user))).map_err(status)
 }
