@@ -282,6 +282,8 @@ class Load:
     p50: float = 0.0
     p99: float = 0.0
     """Seconds to an answer, with as many requests at a time as there are connections."""
+    refused: float = 0.0
+    """Share of the requests that were answered with a 503."""
 
 
 # Each case as (share of requests, method, path, body); `#` is a random id.
@@ -336,9 +338,16 @@ end
 
 
 def wrk(
-    server: Server, case: str, seconds: float, *, connections: int = 64, rows: int = ROWS
+    server: Server,
+    case: str,
+    seconds: float,
+    *,
+    connections: int = 64,
+    rows: int = ROWS,
+    refusals: bool = False,
 ) -> Load:
-    """Closed loop: as many requests at a time as there are connections."""
+    """Closed loop: as many requests at a time as there are connections. Ends it all unless every
+    answer is a success, or may be one of the `refusals` of a service that has too much to do."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua(case, rows))
         script.flush()
@@ -355,7 +364,8 @@ def wrk(
         text = process.stdout.read()
         cpu = cpu_seconds(server.pid) - before
     done = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode or "Non-2xx" in text or "Socket errors" in text:
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    if process.returncode or "Socket errors" in text or (failed and not refusals):
         sys.exit(f"{server.name}, {case}: not every answer is a success:\n{text}")
     count, length = re.search(r"(\d+) requests in ([\d.]+)s", text).groups()
     client = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
@@ -365,7 +375,9 @@ def wrk(
         float(number) * units[unit]
         for number, unit in re.findall(r"^ +(?:50|99)% +([\d.]+)([a-z]+) *$", text, re.M)
     )
-    return Load(count / float(length), cpu / count, memory, client / count, p50, p99)
+    refused = int(failed[1]) / count if failed else 0.0
+    rate = count / float(length)
+    return Load(rate, cpu / count, memory, client / count, p50, p99, refused)
 
 
 def oha(server: Server, case: str, seconds: float, rate: float) -> dict[str, float]:
