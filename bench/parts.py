@@ -369,7 +369,7 @@ def wrk(
         sys.exit(f"{server.name}, {case}: not every answer is a success:\n{text}")
     count, length = re.search(r"(\d+) requests in ([\d.]+)s", text).groups()
     client = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
-    count = int(count)
+    count = max(int(count), 1)
     units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
     p50, p99 = (
         float(number) * units[unit]
