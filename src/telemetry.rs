@@ -4,7 +4,9 @@ use std::{
     cell::Cell,
     fmt::{Debug, Display},
     io::{IsTerminal, Write},
-    sync::{Mutex, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use chrono::{SecondsFormat, Utc};
@@ -35,6 +37,8 @@ pub fn init(config: &Config) -> Result<(), String> {
     };
     tracing_subscriber::registry().with(filter).with(Lines { json }).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    let writer = thread::Builder::new().name("log".to_owned());
+    writer.spawn(|| OUTBOX.write_for_ever()).map_err(|error| error.to_string())?;
     Ok(())
 }
 
@@ -55,42 +59,94 @@ impl<S: Subscriber> Layer<S> for Lines {
         event.record(&mut line);
         middleware::with_request_id(|id| line.text("request_id", id));
         line.push(&[if self.json { "}\n" } else { "\n" }]);
-        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.append(&mut line.bytes);
-        let can_wait = *level > Level::WARN && waiting.len() < MOST_WAITING && SAYS_WHEN_IDLE.get();
-        if !can_wait {
-            write(&mut waiting);
-        }
+        let can_wait = *level > Level::WARN && SAYS_WHEN_IDLE.get();
+        OUTBOX.put(&line.bytes, !can_wait);
     }
 }
 
-/// Lines that are yet to be written. Under load, to wake whoever reads the log for each of them would
-/// take a quarter of a request's time.
-static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-/// Bytes that do not wait any longer.
-const MOST_WAITING: usize = 16 * 1024;
+static OUTBOX: Outbox = Outbox { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
+
+/// Bytes that wait no longer. Under load, to wake whoever reads the log for each line would take a
+/// quarter of a request's time.
+const MANY_WAITING: usize = 16 * 1024;
+/// Bytes beyond which lines are lost.
+const MOST_WAITING: usize = 1024 * 1024;
 
 thread_local! {
-    /// Whether this thread calls [`flush`] when it runs out of work. Others write at once.
+    /// Whether this thread says when it runs out of work. For others, nothing waits.
     static SAYS_WHEN_IDLE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// To be called by a thread of the runtime before it goes to sleep: what waits is written then.
 pub fn before_idle() {
     SAYS_WHEN_IDLE.set(true);
-    flush();
+    OUTBOX.put(b"", true);
 }
 
-/// Writes what waits.
+/// Writes what waits, or gives up after a second.
 pub fn flush() {
-    write(&mut WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    OUTBOX.put(b"", true);
+    let waiting = OUTBOX.lock();
+    let is_left = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
+    drop(OUTBOX.changed.wait_timeout_while(waiting, Duration::from_secs(1), is_left));
 }
 
-/// A line that cannot be written is lost: to say so would panic where nobody reads the log.
-fn write(lines: &mut Vec<u8>) {
-    if !lines.is_empty() {
-        std::io::stdout().write_all(lines).ok();
-        lines.clear();
+/// Lines on their way to standard output. A thread of its own writes them: it has to wait when the log
+/// is a pipe and nobody empties it, and no request shall.
+struct Outbox {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+struct Waiting {
+    lines: Vec<u8>,
+    lost: u64,
+    /// They are to be written now.
+    due: bool,
+    writing: bool,
+}
+
+impl Waiting {
+    const NONE: Waiting = Waiting { lines: Vec::new(), lost: 0, due: false, writing: false };
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, line: &[u8], due: bool) {
+        let mut waiting = self.lock();
+        match waiting.lines.len() + line.len() > MOST_WAITING {
+            true => waiting.lost += 1,
+            false => waiting.lines.extend_from_slice(line),
+        }
+        let due = !waiting.lines.is_empty() && (due || waiting.lines.len() > MANY_WAITING);
+        if due && !waiting.due {
+            waiting.due = true;
+            self.changed.notify_all();
+        }
+    }
+
+    fn write_for_ever(&self) -> ! {
+        let mut lines = Vec::new();
+        loop {
+            let waiting = self.changed.wait_while(self.lock(), |waiting| !waiting.due);
+            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut lines, &mut waiting.lines);
+            let lost = std::mem::take(&mut waiting.lost);
+            (waiting.due, waiting.writing) = (false, true);
+            drop(waiting);
+            // A line that cannot be written is lost: to say so would panic where nobody reads the log.
+            std::io::stdout().write_all(&lines).ok();
+            lines.clear();
+            lines.shrink_to(2 * MANY_WAITING);
+            if lost > 0 {
+                tracing::warn!("{lost} lines of the log were lost here, since nobody read it");
+            }
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
     }
 }
 

@@ -259,6 +259,33 @@ def test_it_serves_on_when_nobody_reads_its_log(program: Path, tmp_path: Path) -
         service.close()
 
 
+def test_it_serves_on_while_its_log_is_stuck(program: Path, tmp_path: Path) -> None:
+    """As where a container's log driver hangs: the pipe is open and full."""
+    reader, writer = os.pipe()
+    service = Service(program, tmp_path, {"LOG_FORMAT": "json"}, stdout=writer, stderr=writer)
+    os.close(writer)
+    sent = 400
+    try:
+        service.wait_until_ready()
+        for number in range(sent):
+            # with 64 KiB in the pipe and a mebibyte in memory, some lines have to be lost
+            answer = service.client.get(f"/{number}/{'long' * 1000}")
+            assert answer.status_code == 404
+        log = b""
+        while b" were lost here" not in log:
+            log += os.read(reader, 65536)
+        service.client.get("/afterwards")
+        while b'"/afterwards"' not in log:
+            log += os.read(reader, 65536)
+    finally:
+        os.close(reader)
+        service.close()
+    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    kept = sum(message.endswith("long") for message in messages)
+    lost = next(int(message.split()[0]) for message in messages if "were lost" in message)
+    assert kept + lost == sent
+
+
 def test_help_may_be_cut_short(program: Path) -> None:
     command = f"{shlex.quote(str(program))} --help | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
