@@ -15,6 +15,7 @@
       ];
       forAllSystems = lib.genAttrs systems;
       callPackageFor = system: nixpkgs.legacyPackages.${system}.newScope self.packages.${system};
+      imagesOf = system: lib.filterAttrs (name: _: lib.hasSuffix "-image" name) self.packages.${system};
     in
     {
       packages =
@@ -33,6 +34,7 @@
             prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
             grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
             chart = callPackage ./nix/chart.nix { };
+            release-images = callLinuxPackage ./nix/release-images.nix { images = imagesOf system; };
           }
         )
         // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
@@ -46,13 +48,36 @@
           ) self.packages.x86_64-linux
         );
 
-      apps = forAllSystems (system: {
-        default = {
-          type = "app";
-          program = lib.getExe self.packages.${system}.wiki-service;
-          meta.description = "The service, on a SQLite file in the current directory";
-        };
-      });
+      apps = forAllSystems (
+        system:
+        let
+          callPackage = callPackageFor system;
+          release-chart = callPackage ./nix/release-chart.nix { };
+          app = package: description: {
+            type = "app";
+            program = lib.getExe package;
+            meta = { inherit description; };
+          };
+        in
+        {
+          default =
+            app self.packages.${system}.wiki-service
+              "The service, on a SQLite file in the current directory";
+          push-images = app (callPackage ./nix/push-images.nix { }) "Push the images of this architecture";
+          attest-images = app (callPackage ./nix/attest-images.nix
+            { }
+          ) "Sign what is in the images of this architecture";
+          publish = app (callPackage ./nix/publish.nix {
+            inherit imagesOf release-chart;
+          }) "Publish this version: indexes of the pushed images, and the chart";
+          verify = app (callPackage ./nix/verify.nix {
+            inherit release-chart;
+          }) "Compare what a registry serves with what this source gives";
+          probe = app (callPackage ./nix/probe.nix
+            { }
+          ) "Create a user and a post at a URL, and read them back";
+        }
+      );
 
       checks = forAllSystems (
         system:

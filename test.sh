@@ -20,6 +20,10 @@ if [[ ${stages[*]} =~ all|service ]]; then
   need strace
   PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
 fi
+if [[ ${stages[*]} =~ all|delivery ]]; then
+  need shellcheck
+  need skopeo
+fi
 
 if ((${#missing[@]})); then
   if ! command -v apt-get >/dev/null; then

@@ -104,6 +104,7 @@ in
           ../test.sh
           ../tests/nix/install-nix
           ../tests/support/unpack-trixie
+          ./pack-chart.sh
           ./postgresql-entrypoint.sh
           ./stand-in/nix
         ];

@@ -1,7 +1,13 @@
 {
+  lib,
   mkShell,
+  stdenv,
   cargo,
+  chromium,
   clippy,
+  curl,
+  docker-client,
+  iproute2,
   k3d,
   kubectl,
   kubernetes-helm,
@@ -13,7 +19,9 @@
   rustc,
   rustfmt,
   shellcheck,
+  skopeo,
   sqlite,
+  strace,
 }:
 
 mkShell {
@@ -33,8 +41,16 @@ mkShell {
     kubernetes-helm
     prometheus.cli # promtool
     # the tests
+    curl
+    docker-client
     nixfmt
     python3
     shellcheck
+    skopeo
+  ]
+  ++ lib.optionals stdenv.hostPlatform.isLinux [
+    chromium
+    iproute2
+    strace
   ];
 }

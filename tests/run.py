@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import helm, nix, prometheus, service
+from support import crds, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -24,8 +25,17 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     },
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
     "chart": {
-        "Helm 3 and 4, kube-score (built once)": helm.install_all,
+        "Helm 3 and 4, kube-score (built once)": partial(
+            helm.install_all, "helm3", "helm4", "kube-score"
+        ),
         "Prometheus 3 (built once, some minutes)": prometheus.install,
+    },
+    "delivery": {
+        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
+        "A registry, its client, Helm, actionlint (built once, some minutes)": partial(
+            helm.install_all, "registry", "regctl", "helm3", "actionlint"
+        ),
+        "The definitions of Argo CD's and Flux's objects": crds.download,
     },
 }
 
@@ -37,6 +47,14 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
+    ],
+    "delivery": [
+        "{bin}/yamllint --strict .",
+        "{actionlint}",
+        "{bin}/zizmor --offline --no-progress --strict-collection .",
+        "{bin}/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml",
+        "{bin}/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci"
+        " .gitlab-ci.yml",
     ],
 }
 
@@ -77,8 +95,9 @@ def run_stage(stage: str, tally: Tally) -> None:
             for word in command.split()
             for part in (shell_scripts() if word == "{scripts}" else [word])
         ]
-        arguments = [word.format(bin=Path(sys.executable).parent) for word in words]
-        title = command.replace("{bin}/", "").replace(" {scripts}", "")
+        programs = {"bin": Path(sys.executable).parent, "actionlint": helm.path("actionlint")}
+        arguments = [word.format(**programs) for word in words]
+        title = command.replace("{bin}/", "").replace(" {scripts}", "").strip("{}")
         with timed(title):
             if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
                 tally.passed += 1

@@ -9,7 +9,7 @@ import pytest
 from support.nix import ROOT, SYSTEM, Nix
 
 IMAGES = ["wiki-image", "postgresql-image", "prometheus-image", "grafana-image"]
-PACKAGES = {"default", "wiki-service", "chart", *IMAGES}
+PACKAGES = {"default", "wiki-service", "chart", "release-images", *IMAGES}
 LINUX = ["x86_64-linux", "aarch64-linux"]
 DARWIN = ["x86_64-darwin", "aarch64-darwin"]
 
