@@ -167,6 +167,7 @@ in
           ../Cargo.toml
           ../README.md
           ../pyproject.toml
+          ../tests/conftest.py
           ../tests/service
           ../tests/support
         ];

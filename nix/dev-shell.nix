@@ -3,6 +3,7 @@
   mkShell,
   stdenv,
   cargo,
+  cargo-deny,
   chromium,
   clippy,
   curl,
@@ -11,6 +12,7 @@
   k3d,
   kubectl,
   kubernetes-helm,
+  libfaketime,
   nixfmt,
   postgresql_16,
   prometheus,
@@ -28,6 +30,7 @@ mkShell {
   packages = [
     # the service
     cargo
+    cargo-deny
     clippy
     rust-analyzer
     rustc
@@ -51,6 +54,7 @@ mkShell {
   ++ lib.optionals stdenv.hostPlatform.isLinux [
     chromium
     iproute2
+    libfaketime
     strace
   ];
 }

@@ -1,5 +1,6 @@
 """Runs the stages' checks and tests in order and adds them up. ./test.sh is the way in."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,18 +12,22 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import crds, helm, nix, prometheus, service
+from support import cargo_deny, crds, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 STAGES = ("service", "nix", "chart", "cluster", "delivery")
+# Runs only when it is named.
+LONG = "faults"
 
 # What takes its time before a stage can start.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {
         "cargo build": service.build,
+        "cargo-deny (built once, some minutes)": cargo_deny.install,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
+    LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
     "chart": {
         "Helm 3 and 4, kube-score (built once)": partial(
@@ -44,6 +49,7 @@ CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --locked -- -D warnings",
+        "{cargo-deny} check bans licenses sources",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
@@ -58,6 +64,12 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
+# What pytest is given, where it is not the folder of the stage's name.
+PYTEST: dict[str, list[str]] = {
+    "service": ["tests/service", "tests/faults"],
+    LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
+}
+
 
 @dataclass
 class Tally:
@@ -68,13 +80,14 @@ class Tally:
 
 
 def main(arguments: list[str]) -> int:
-    known = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    usual = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    known = [*usual, LONG]
     if unknown := set(arguments) - set(known):
         print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
         return 2
     tally = Tally()
     for stage in known:
-        if not arguments or stage in arguments:
+        if stage in (arguments or usual):
             with timed(f"Stage {stage}"):
                 run_stage(stage, tally)
     report(tally)
@@ -95,37 +108,35 @@ def run_stage(stage: str, tally: Tally) -> None:
             for word in command.split()
             for part in (shell_scripts() if word == "{scripts}" else [word])
         ]
-        programs = {"bin": Path(sys.executable).parent, "actionlint": helm.path("actionlint")}
+        programs = {
+            "bin": Path(sys.executable).parent,
+            "actionlint": helm.path("actionlint"),
+            "cargo-deny": cargo_deny.PROGRAM,
+        }
         arguments = [word.format(**programs) for word in words]
-        title = command.replace("{bin}/", "").replace(" {scripts}", "").strip("{}")
+        title = re.sub(r"[{}]", "", command.replace("{bin}/", "").replace(" {scripts}", ""))
         with timed(title):
             if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
                 tally.passed += 1
             else:
                 tally.failed.append(title)
-    with timed(f"pytest tests/{stage}"):
-        run_pytest(stage, tally)
+    arguments = PYTEST.get(stage, [f"tests/{stage}"])
+    with timed(f"pytest {' '.join(arguments)}"):
+        run_pytest(arguments, stage, tally)
 
 
-def run_pytest(stage: str, tally: Tally) -> None:
+def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
         # the reasons of skips are in the report at the end, each once
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-rfE",
-            f"tests/{stage}",
-            f"--junit-xml={results}",
-        ]
+        command = [sys.executable, "-m", "pytest", "-rfE", *arguments, f"--junit-xml={results}"]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
         if results.exists():
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, stage, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"pytest tests/{stage} ended with {code}")
+            tally.failed.append(f"pytest {' '.join(arguments)} ended with {code}")
 
 
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:

@@ -339,6 +339,7 @@ lib.fix (pkgs: {
 
   # Tools of a build, and of the shell, stay where they are.
   cargo = program "cargo";
+  cargo-deny = program "cargo-deny";
   chromium = program "chromium";
   clippy = program "cargo-clippy";
   # Keyless signing takes an identity and a service on the internet: this double says what it was asked to sign.
@@ -358,6 +359,7 @@ lib.fix (pkgs: {
   k3d = program "k3d";
   kubectl = program "kubectl";
   kubernetes-helm = copy "helm";
+  libfaketime = program "faketime";
   nixfmt = program "nixfmt";
   nixfmt-tree = program "treefmt";
   regclient = copy "regctl";
