@@ -103,6 +103,7 @@ in
           ../.ci/run
           ../test.sh
           ../tests/nix/install-nix
+          ../tests/support/unpack-trixie
           ./pack-chart.sh
           ./postgresql-entrypoint.sh
           ./stand-in/nix

@@ -56,12 +56,12 @@ let
     name: env: buildCommand:
     mkDerivation ({ inherit name buildCommand; } // env);
 
-  # Copies the libraries that the programs in $out load to $out/lib, and binds each program to them.
-  bundleLibraries = ''
+  # Copies the libraries that the programs in $out load, by the word of `ldd`, to $out/lib, and binds each program to them.
+  bundleLibraries = ldd: ''
     mkdir -p $out/lib
     elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
     for elf in $elfs; do
-      ldd "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
+      ${ldd} "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
     done | sort -u | xargs -r cp -Lnt $out/lib
     for elf in $elfs; do
       if patchelf --print-interpreter "$elf" >/dev/null 2>&1; then
@@ -71,15 +71,40 @@ let
     done
   '';
 
-  bundle =
-    name: mainProgram: copy:
+  bundle = bundleBy "ldd";
+  bundleBy =
+    ldd: name: mainProgram: copy:
     runCommand name { meta = { inherit mainProgram; }; } ''
       mkdir -p $out/bin
       (
         ${copy}
       )
-      ${bundleLibraries}
+      ${bundleLibraries ldd}
     '';
+
+  # Debian's, whose programs find their own files by the path from one to the other. Its C library knows no
+  # LOCALE_ARCHIVE, as that of nixpkgs does, but LOCPATH.
+  postgresql =
+    {
+      bash,
+      version,
+      root ? "",
+      ldd ? "ldd",
+    }:
+    bundleBy ldd "postgresql" "postgres" ''
+      cd ${root}/usr
+      cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
+      rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
+      cd $out/lib/postgresql/*/bin
+      for program in *; do
+        printf '#!${lib.getExe bash}\nLOCPATH=''${LOCALE_ARCHIVE%%/*-archive} exec %s "$@"\n' "$PWD/$program" \
+          >"$out/bin/$program"
+      done
+      chmod +x $out/bin/*
+    ''
+    // {
+      inherit version;
+    };
 
   # For programs that are run outside of a build too, where there is no /machine.
   copy =
@@ -157,7 +182,7 @@ lib.fix (pkgs: {
         installPhase = ''
           mkdir -p $out/bin
           find target/release -maxdepth 1 -type f -executable -not -name '*.so' -exec cp -t $out/bin {} +
-          ${bundleLibraries}
+          ${bundleLibraries "ldd"}
         '';
         passthru.cargoDeps = dependencies;
       }
@@ -263,23 +288,17 @@ lib.fix (pkgs: {
       version = "3";
     };
 
-  # Debian's, whose programs find their own files by the path from one to the other. Its C library knows no
-  # LOCALE_ARCHIVE, as that of nixpkgs does, but LOCPATH.
-  postgresql_16 =
-    bundle "postgresql" "postgres" ''
-      cd /usr
-      cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
-      rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
-      cd $out/lib/postgresql/*/bin
-      for program in *; do
-        printf '#!${lib.getExe pkgs.bash}\nLOCPATH=''${LOCALE_ARCHIVE%%/*-archive} exec %s "$@"\n' "$PWD/$program" \
-          >"$out/bin/$program"
-      done
-      chmod +x $out/bin/*
-    ''
-    // {
-      version = "16";
-    };
+  postgresql_16 = postgresql {
+    inherit (pkgs) bash;
+    version = "16";
+  };
+  # Trixie's, which a test fetches. Its libraries are read by its own loader alone.
+  postgresql_17 = postgresql rec {
+    inherit (pkgs) bash;
+    version = "17";
+    root = "/machine/postgresql-17";
+    ldd = "${root}/usr/lib/*-linux-gnu/ld-linux-*.so.* --library-path $(echo ${root}/usr/lib/*-linux-gnu) --list";
+  };
   glibcLocales =
     lib.makeOverridable
       (

@@ -51,9 +51,7 @@ def chart(cluster: Cluster, flake: Nix, images: list[Path]) -> Path:
     return package
 
 
-@pytest.fixture(scope="module")
-def new_release(cluster: Cluster, chart: Path, helm3: Helm) -> Iterator[NewRelease]:
-    """Makes releases, each in a namespace of its own; they are gone after the module."""
+def releases(cluster: Cluster, chart: Path, helm3: Helm) -> Iterator[NewRelease]:
     namespaces: list[str] = []
 
     def new(namespace: str, *, host: str = "") -> Release:
@@ -68,3 +66,9 @@ def new_release(cluster: Cluster, chart: Path, helm3: Helm) -> Iterator[NewRelea
     for namespace in namespaces:
         Release(cluster, helm3.program, namespace, chart).helm("uninstall", check=False)
         cluster.kubectl("delete", "namespace", namespace, "--timeout=120s", check=False)
+
+
+# Make releases, each in a namespace of its own, which are gone after the test, or after the module:
+# on a node of two CPUs there is no room for what many of them request.
+new_release = pytest.fixture(releases, name="new_release")
+new_module_release = pytest.fixture(releases, name="new_module_release", scope="module")

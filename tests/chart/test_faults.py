@@ -18,8 +18,8 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def release(new_release: NewRelease) -> Release:
-    release = new_release("wiki-faults")
+def release(new_module_release: NewRelease) -> Release:
+    release = new_module_release("wiki-faults")
     release.install("--set=api.replicas=2", *PATIENT, *SMALL)
     release.wait_until_answering()
     return release

@@ -28,8 +28,8 @@ REACHED = {
 
 
 @pytest.fixture(scope="module")
-def release(new_release: NewRelease) -> Release:
-    release = new_release("wiki-policies")
+def release(new_module_release: NewRelease) -> Release:
+    release = new_module_release("wiki-policies")
     release.install("--set=networkPolicy.enabled=true", "--set=backup.enabled=true")
     return release
 

@@ -33,8 +33,8 @@ def notes() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def release(new_release: NewRelease, notes: dict[str, str]) -> Release:
-    release = new_release("wiki-release-test", host=ELSEWHERE)
+def release(new_module_release: NewRelease, notes: dict[str, str]) -> Release:
+    release = new_module_release("wiki-release-test", host=ELSEWHERE)
     done = release.install("--set=backup.enabled=true")
     notes["install"] = done.stdout
     assert "would violate PodSecurity" not in done.stderr

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-CHART = Path(__file__).parents[2] / "chart"
+from support.cache import CACHE
 
-_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki-service-tests"
+CHART = Path(__file__).parents[2] / "chart"
 
 # Each version has a folder of its own: an update is built beside what older checkouts use.
 MODULES = {
@@ -36,7 +36,7 @@ def go() -> str:
 
 def path(name: str) -> Path:
     module, version = MODULES[name]
-    return _cache / f"{name}-{version}" / Path(module).name
+    return CACHE / f"{name}-{version}" / Path(module).name
 
 
 def install(name: str) -> Path:

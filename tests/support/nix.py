@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ class Nix:
     def evaluate(self, attribute: str, apply: str | None = None) -> Any:
         flags = ("--apply", apply) if apply else ()
         return json.loads(self.output("eval", "--json", f".#{attribute}", *flags))
+
+    def check_out(self, folder: Path) -> "Nix":
+        """The project in another folder, committed, for a test to change."""
+
+        def git(*arguments: str, cwd: Path = folder) -> str:
+            command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments]
+            done = subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True)
+            return done.stdout
+
+        listing = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        for name in filter(None, git(*listing, cwd=self.flake).split("\0")):
+            if (self.flake / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.flake / name, folder / name)
+        git("init", "--quiet")
+        git("add", "--all")
+        git("commit", "--quiet", "-m", "All")
+        return Nix(folder)
 
 
 def prepare() -> None:

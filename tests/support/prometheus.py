@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 
+from support.cache import CACHE
 from support.net import free_port
 from support.wait import wait_until
 
 VERSION = "v0.316.0"  # the module's number for Prometheus 3.16.0
 MODULE = "github.com/prometheus/prometheus/cmd"
 
-_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-BIN = _cache / "wiki-service-tests" / f"prometheus-{VERSION}"
+BIN = CACHE / f"prometheus-{VERSION}"
 PROGRAMS = ("prometheus", "promtool")
 
 

@@ -1,0 +1,122 @@
+"""The way from PostgreSQL 16 to 17 as the chart's README has it, its commands read out of it."""
+
+import os
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.cache import CACHE
+from support.helm import CHART
+from support.kube import SMALL, Cluster, NewRelease, Release
+from support.nix import Nix
+from support.wait import wait_until
+
+pytestmark = pytest.mark.timeout(900)
+UNPACK = Path(__file__).parents[1] / "support" / "unpack-trixie"
+
+
+@pytest.fixture(scope="module")
+def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of a version of this project that brings PostgreSQL 17."""
+    server = CACHE / "postgresql-17"
+    if not server.exists():
+        fetched = subprocess.run(
+            [UNPACK, "postgresql-17", server], check=False, stderr=subprocess.PIPE, text=True
+        )
+        if fetched.returncode:
+            pytest.skip(f"no PostgreSQL 17: {fetched.stderr.strip().splitlines()[-1]}")
+    newer = flake.check_out(tmp_path_factory.mktemp("newer") / "checkout")
+    image = newer.flake / "nix" / "postgresql-image.nix"
+    image.write_text(image.read_text().replace("postgresql_16", "postgresql_17"))
+    cluster.load(*newer.build("postgresql-image"))
+    (package,) = newer.build("chart")[0].glob("wiki-*.tgz")
+    return package
+
+
+def documented() -> str:
+    """Its commands, as a shell script."""
+    text = (CHART / "README.md").read_text()
+    (section,) = re.findall(
+        r"^## From PostgreSQL 16 to 17\n(.*?)^## ", text, re.DOTALL | re.MULTILINE
+    )
+    blocks = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
+    return "".join(textwrap.dedent(block) for block in blocks)
+
+
+@pytest.fixture(scope="module")
+def release(new_module_release: NewRelease) -> Release:
+    release = new_module_release("wiki-postgresql-17")
+    release.install(*SMALL)
+    release.wait_until_answering()
+    ada = release.create_user("Ada ünïcødé '; --")
+    post = {"user_id": ada["id"], "content": "two\nlines\tand \\. more"}
+    assert release.client.post("/posts", json=post).status_code == 201
+    return release
+
+
+def rows(release: Release) -> dict[str, str]:
+    return {
+        table: release.sql(f"select * from {table} order by 1")
+        for table in ("users", "posts", "seaql_migrations")
+    }
+
+
+def version(release: Release) -> int:
+    return int(release.sql("show server_version_num")) // 10000
+
+
+def test_on_the_old_files_it_does_not_start_and_a_rollback_brings_the_old_one_back(
+    release: Release, chart_17: Path
+) -> None:
+    old, before = version(release), rows(release)
+    release.helm("upgrade", chart_17, "--reset-then-reuse-values")
+
+    def refused() -> bool:
+        log = release.kubectl("logs", "wiki-release-postgresql-0", check=False)
+        return "database files are incompatible with server" in log
+
+    wait_until(refused, "PostgreSQL 17 to refuse the files", seconds=120, every=0.5)
+    release.helm("rollback", "--wait", "--timeout=5m", seconds=330)
+    assert version(release) == old
+    assert rows(release) == before
+
+
+def test_the_documented_commands_move_all_data(
+    release: Release, chart_17: Path, tmp_path: Path
+) -> None:
+    before = rows(release)
+    assert version(release) < 17
+
+    config = yaml.safe_load(Path(release.cluster.kubeconfig).read_text())
+    for context in config["contexts"]:
+        context["context"]["namespace"] = release.namespace
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    (tmp_path / "helm").symlink_to(release.helm_program)
+    # the chart of the newer version names its image itself, as the README says
+    script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented())
+    assert named == 1
+    done = subprocess.run(
+        ["bash", "-euxc", script.replace("./chart", str(chart_17))],
+        cwd=tmp_path,
+        env=release.cluster.environment
+        | {"KUBECONFIG": str(kubeconfig), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{release.explain()}"
+
+    assert version(release) == 17
+    assert rows(release) == before
+    release.wait_until_answering()
+    assert release.client.get("/user/1").json()["name"] == "Ada ünïcødé '; --"
+    assert release.create_user("next")["id"] == 2
+    claims = {claim["metadata"]["name"] for claim in release.get("pvc")["items"]}
+    assert claims == {"wiki-release-postgresql", "wiki-release-postgresql-17"}
