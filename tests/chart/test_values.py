@@ -133,6 +133,18 @@ def test_the_footprint_is_the_predecessors(helm3: Helm) -> None:
     assert sum(number(claim["spec"]["resources"]["requests"]["storage"]) for claim in claims) <= 5e9
 
 
+def test_the_connections_fit_into_the_memory_limit(helm3: Helm) -> None:
+    """At their worst, as docs/performance.md has it."""
+    objects = helm3.objects()
+    connections = int(environment(objects, "wiki-release-api")["MAX_CONNECTIONS"])
+    (api,) = objects.pods()["wiki-release-api"]["containers"]
+    assert connections * 250e3 <= number(api["resources"]["limits"]["memory"])
+    mine = helm3.objects(
+        "--set=api.extraEnv[0].name=MAX_CONNECTIONS", "--set-string=api.extraEnv[0].value=100"
+    )
+    assert environment(mine, "wiki-release-api")["MAX_CONNECTIONS"] == "100"
+
+
 def number(quantity: str) -> float:
     match = re.fullmatch(r"([\d.]+)(\w*)", quantity)
     assert match
