@@ -32,7 +32,9 @@
             postgresql-image = callLinuxPackage ./nix/postgresql-image.nix { };
             prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
             grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
+            k3s-image = callLinuxPackage ./nix/k3s-image.nix { };
             chart = callPackage ./nix/chart.nix { };
+            cluster-image = callLinuxPackage ./nix/cluster-image.nix { };
           }
         )
         // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
