@@ -82,27 +82,33 @@ let
     log-driver = "local";
   };
 
-  save = image: directory: ''
-    ${image.stream} | zstd -T0 -12 --quiet -o $share/${directory}/${image.imageName}-${image.imageTag}.tar.zst
-  '';
+  # The archives name store paths, which are in them already.
+  withoutReferences = {
+    __structuredAttrs = true;
+    unsafeDiscardReferences.out = true;
+  };
+  archive =
+    image:
+    runCommand "${image.imageName}.tar.zst" (
+      withoutReferences // { nativeBuildInputs = [ zstd ]; }
+    ) "${image.stream} | zstd -T0 -6 --quiet -o $out";
+  save =
+    image: directory:
+    "cp ${archive image} $share/${directory}/${image.imageName}-${image.imageTag}.tar.zst";
 
   # Real files: links into the store would lead nowhere in the node.
   files =
     runCommand "wiki-cluster-files"
-      {
-        nativeBuildInputs = [
-          jq
-          k3s
-          zstd
-        ];
-        # The archives name store paths, which are in them already.
-        __structuredAttrs = true;
-        unsafeDiscardReferences.out = true;
-        contents = builtins.toJSON contents;
-        values = builtins.toJSON values;
-        traefik = builtins.toJSON traefik;
-        daemon = builtins.toJSON daemon;
-      }
+      (
+        withoutReferences
+        // {
+          nativeBuildInputs = [ jq ];
+          contents = builtins.toJSON contents;
+          values = builtins.toJSON values;
+          traefik = builtins.toJSON traefik;
+          daemon = builtins.toJSON daemon;
+        }
+      )
       ''
         share=$out/usr/share/wiki-cluster
         mkdir -p $out/etc/docker $share/{airgap,images,node}
@@ -116,7 +122,7 @@ let
         printf %s "$daemon" >$out/etc/docker/daemon.json
         printf %s "$values" >$share/values.yaml
         printf %s "$traefik" >$share/traefik.yaml
-        k3s server --help | grep --only-matching -e '--[a-z][a-z0-9-]*' | sort --unique |
+        ${lib.getExe' k3s "k3s"} server --help | grep --only-matching -e '--[a-z][a-z0-9-]*' | sort --unique |
           jq --raw-input --null-input --argjson contents "$contents" '$contents + {k3s_options: [inputs]}' >$share/contents.json
         jq --exit-status '.k3s_options | index("--kubelet-arg")' $share/contents.json >/dev/null
       '';
@@ -137,6 +143,7 @@ dockerTools.buildLayeredImage {
     kubectl
     kubernetes-helm
     wiki-cluster
+    zstd
   ];
 
   fakeRootCommands = ''

@@ -11,10 +11,10 @@ dockerTools.buildLayeredImage {
   name = "wiki-k3s";
 
   contents = [
+    k3s # and with it kubectl, crictl and ctr
     busybox # sh, mount, sed, xargs, …
     dockerTools.caCertificates
     fakeNss
-    k3s # and with it kubectl, crictl and ctr
   ];
 
   fakeRootCommands = ''

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::config::{Config, Contents, SHARE};
+use crate::images;
 use crate::process::{run, wait_for};
 use crate::state::Volume;
 
@@ -25,7 +26,7 @@ pub fn load_image(contents: &Contents) -> Result<(), String> {
         return Ok(());
     }
     let archive = format!("{SHARE}/node/{}.tar.zst", contents.node.replace(':', "-"));
-    run(LIMIT, "docker", &["load", "--quiet", "--input", &archive]).map(drop)
+    images::unpack_into(&archive, &["load", "--quiet"])
 }
 
 pub fn start(config: &Config, contents: &Contents, volume: &mut Volume) -> Result<(), String> {
@@ -62,7 +63,6 @@ pub fn start(config: &Config, contents: &Contents, volume: &mut Volume) -> Resul
 fn create(config: &Config, contents: &Contents, node: &str) -> Result<(), String> {
     let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
     volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
-    volumes.push(format!("{SHARE}/images:/images"));
     volumes.push(format!(
         "{SHARE}/traefik.yaml:/var/lib/rancher/k3s/server/manifests/wiki-traefik.yaml"
     ));

@@ -66,7 +66,7 @@ impl Config {
         let k3s_args =
             parse_k3s_args(&variable("K3S_ARGS").unwrap_or_default(), &contents.k3s_options)?;
         let config = Config { values, k3s_args };
-        config.render()?;
+        config.render(contents)?;
         Ok(config)
     }
 
@@ -76,10 +76,22 @@ impl Config {
     }
 
     /// The chart judges the values by its schema; port 8080 needs some of them as they are.
-    fn render(&self) -> Result<(), String> {
+    fn render(&self, contents: &Contents) -> Result<(), String> {
         let chart = format!("{SHARE}/chart.tgz");
-        let mut arguments =
-            vec!["template", RELEASE, &chart, "--show-only", "templates/ingress.yaml"];
+        let kubernetes = contents
+            .versions
+            .get("k3s")
+            .and_then(|version| version.split('+').next())
+            .unwrap_or_default();
+        let mut arguments = vec![
+            "template",
+            RELEASE,
+            &chart,
+            "--kube-version",
+            kubernetes,
+            "--show-only",
+            "templates/ingress.yaml",
+        ];
         arguments.extend(self.helm_values());
         let ingress =
             process::run(Duration::from_secs(60), "helm", &arguments).map_err(|error| {

@@ -316,6 +316,7 @@ lib.fix (pkgs: {
       [ -e $out/bin/$applet ] || ln -s busybox $out/bin/$applet
     done
   '';
+  zstd = asTheyAre "zstd" "1.5.4" ''cp -L /usr/bin/zstd $out/bin/'';
   kubectl = asTheyAre "kubectl" "1.35.0" ''cp -L "$(command -v kubectl)" $out/bin/'';
   kubernetes-helm = asTheyAre "helm" "3.22.0" ''cp /machine/bin/helm $out/bin/'';
 
@@ -341,6 +342,9 @@ lib.fix (pkgs: {
         chmod -R u+w $out
         mkdir -p $out/libexec
         mv $out/bin/k3s $out/libexec/
+        for program in $out/usr/bin/*; do
+          ln -sf "../usr/bin/$(basename "$program")" $out/bin/
+        done
       ''}
       cp ${./k3s} $out/bin/k3s
     ''
@@ -376,7 +380,6 @@ lib.fix (pkgs: {
   cargo = program "cargo";
   clippy = program "cargo-clippy";
   jq = program "jq";
-  zstd = program "zstd";
   nixfmt = program "nixfmt";
   nixfmt-tree = program "treefmt";
   rust-analyzer = program "rust-analyzer";
