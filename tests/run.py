@@ -45,7 +45,8 @@ CHECKS: dict[str, list[str]] = {
 class Tally:
     passed: int = 0
     failed: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    # names of the tests, by stage and reason
+    skipped: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
 
 def main(arguments: list[str]) -> int:
@@ -90,23 +91,31 @@ def run_stage(stage: str, tally: Tally) -> None:
 def run_pytest(stage: str, tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        command = [sys.executable, "-m", "pytest", f"tests/{stage}", f"--junit-xml={results}"]
+        # the reasons of skips are in the report at the end, each once
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-rfE",
+            f"tests/{stage}",
+            f"--junit-xml={results}",
+        ]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
         if results.exists():
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
-                count(case, tally)
+                count(case, stage, tally)
         if code and len(tally.failed) == failures:
             tally.failed.append(f"pytest tests/{stage} ended with {code}")
 
 
-def count(case: ElementTree.Element, tally: Tally) -> None:
+def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:
     name = f"{case.get('classname')}.{case.get('name')}"
     skip = case.find("skipped")
     if case.find("failure") is not None or case.find("error") is not None:
         tally.failed.append(name)
     elif skip is not None:
-        tally.skipped.append(f"{name}: {skip.get('message')}")
+        tally.skipped.setdefault((stage, skip.get("message", "")), []).append(name)
     else:
         tally.passed += 1
 
@@ -115,9 +124,11 @@ def report(tally: Tally) -> None:
     print()
     for name in tally.failed:
         print(f"failed  {name}")
-    for name in tally.skipped:
-        print(f"skipped {name}")
-    print(f"{tally.passed} passed, {len(tally.failed)} failed, {len(tally.skipped)} skipped")
+    for (stage, reason), names in tally.skipped.items():
+        what = names[0] if len(names) == 1 else f"{len(names)} tests of {stage}"
+        print(f"skipped {what}: {reason}")
+    skipped = sum(map(len, tally.skipped.values()))
+    print(f"{tally.passed} passed, {len(tally.failed)} failed, {skipped} skipped")
 
 
 @contextmanager

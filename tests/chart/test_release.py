@@ -1,7 +1,11 @@
 """A release on a real cluster, and what its users do with it from the first day to the last."""
 
+import contextlib
 import json
 import re
+import shutil
+import ssl
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 import yaml
 
 from support.browser import ELSEWHERE, Visit, chromium
+from support.databases import PASSWORD, USER, Postgres, initdb
 from support.helm import CHART, Helm, install, values_files
-from support.kube import NewRelease, Release
+from support.kube import SMALL, Cluster, NewRelease, Release
 from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -245,7 +251,7 @@ def test_the_service_account_of_prometheus_can_do_no_more_than_it_must(release: 
     assert not may("get", "nodes", "--subresource=proxy")
 
 
-def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
+def test_the_footprint_at_rest(release: Release, record_testsuite_property: Any) -> None:
     """The API's memory by its own word: a tenth of what the predecessor asked for."""
     with release.forward("service/wiki-release-api", 8000) as url:
         metrics = httpx.get(f"{url}/metrics").text
@@ -253,7 +259,7 @@ def test_the_footprint_at_rest(release: Release, record_property: Any) -> None:
         each for each in metrics.splitlines() if each.startswith("process_resident_memory_bytes ")
     )
     memory = float(line.split()[1])
-    record_property("api_memory_bytes", memory)
+    record_testsuite_property("api_memory_bytes", memory)
     assert memory < 64 * 1024**2
 
 
@@ -312,23 +318,56 @@ def test_old_dumps_are_deleted(release: Release) -> None:
     assert f"from {first}" in restored
 
 
-def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Release) -> None:
+@pytest.fixture
+def next_version(release: Release, tmp_path: Path) -> Path:
+    """The chart as a later version may be: another value by default, and another template."""
+    with tarfile.open(release.chart) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for name, old, new in (
+        ("values.yaml", "databasePoolSize: 8", "databasePoolSize: 6"),
+        ("templates/api/deployment.yaml", "value: json", "value: text"),
+    ):
+        path = tmp_path / "wiki" / name
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+    release.cluster.run(
+        *(release.helm_program, "package", tmp_path / "wiki"),
+        *("--version=99.0.0", f"--destination={tmp_path}"),
+    )
+    return tmp_path / "wiki-99.0.0.tgz"
+
+
+def test_upgrade_rollback_and_reinstallation_keep_data_and_password(
+    release: Release, next_version: Path
+) -> None:
     ada = release.create_user("kept")
     password = release.secret("postgresql", "password")
 
-    def still_there() -> None:
+    def still_there(chart_version: str, pool: str, log_format: str) -> None:
         release.wait_until_answering()
         assert release.client.get(f"/user/{ada['id']}").json() == ada
         assert release.secret("postgresql", "password") == password
+        deployment = release.get("deployment", "wiki-release-api")
+        assert deployment["metadata"]["labels"]["helm.sh/chart"] == f"wiki-{chart_version}"
+        environment = {
+            each["name"]: each.get("value")
+            for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
+        assert environment["DATABASE_POOL_SIZE"] == pool
+        assert environment["LOG_FORMAT"] == log_format
 
+    this = (yaml.safe_load((CHART / "Chart.yaml").read_text())["version"], "8", "json")
+    still_there(*this)
     database = release.pods("postgresql")[0]["metadata"]["uid"]
-    release.upgrade("--set=api.extraEnv[0].name=RUST_LOG", "--set=api.extraEnv[0].value=debug")
-    still_there()
+    release.upgrade(chart=next_version)
+    still_there("99.0.0", "6", "text")
+    grace = release.create_user("by the newer version")
     assert release.pods("postgresql")[0]["metadata"]["uid"] == database
     # what a newer service would have left: a step of the schema that this one does not know
     release.sql("insert into seaql_migrations values ('m99991231_000001_future', 0)")
-    release.helm("rollback", "--wait", "--timeout=3m")
-    still_there()
+    release.helm("rollback", "--wait", "--timeout=5m")
+    still_there(*this)
+    assert release.client.get(f"/user/{grace['id']}").json() == grace
     release.create_user("by the older service")
 
     refused = release.helm(
@@ -361,7 +400,112 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(release: Rel
         release.cluster, install("helm4"), release.namespace, release.chart, host=release.host
     )
     again.install("--set=backup.enabled=true")
-    still_there()
+    still_there(*this)
+
+
+def test_a_database_of_ones_own_over_tls(new_release: NewRelease, cluster: Cluster) -> None:
+    release = new_release("wiki-external")
+    node = release.get("nodes")["items"][0]["status"]["addresses"][0]["address"]
+    if not cluster.provider:
+        pytest.skip("the node is not this machine, where the database is")
+    authority = trustme.CA()
+    template = initdb()
+    server = Postgres(template, host=node)
+    try:
+        server.use_tls(authority.issue_cert(node))
+        database = server.start().create_database()
+        certificate = authority.cert_pem.bytes().decode()
+        for name, key, value in (("ca", "ca.crt", certificate), ("login", "secret", PASSWORD)):
+            release.kubectl("create", "secret", "generic", name, f"--from-literal={key}={value}")
+        release.install(
+            *(
+                f"--set=externalDatabase.{key}={value}"
+                for key, value in {
+                    "host": node,
+                    "port": server.port,
+                    "username": USER,
+                    "database": database.name,
+                    "existingSecret": "login",
+                    "existingSecretKey": "secret",
+                    "sslmode": "verify-full",
+                    "caSecret": "ca",
+                }.items()
+            ),
+            "--set=backup.enabled=true",
+            *SMALL,
+        )
+        release.wait_until_answering()
+        assert not release.pods("postgresql")
+        ada = release.create_user("Ada")
+        assert release.client.get(f"/user/{ada['id']}").json() == ada
+        assert database.execute("SELECT name FROM users") == [("Ada",)]
+        assert database.execute("SELECT bool_and(ssl) FROM pg_stat_ssl") == [(True,)]
+
+        assert f"dumped {database.name} to wiki-" in release.run_job("backup")
+        database.execute("DELETE FROM users")
+        assert f"restored {database.name} from" in release.run_job("restore")
+        assert release.client.get(f"/user/{ada['id']}").json() == ada
+    finally:
+        server.remove()
+        shutil.rmtree(template.parent)
+
+
+def test_the_ingress_with_a_certificate(
+    new_release: NewRelease, cluster: Cluster, tmp_path: Path
+) -> None:
+    release = new_release("wiki-tls")
+    authority = trustme.CA()
+    certificate = authority.issue_cert(release.host)
+    chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    certificate.private_key_pem.write_to_path(key)
+    release.kubectl("create", "secret", "tls", "wiki-tls", f"--cert={chain}", f"--key={key}")
+    tls = f"--set=ingress.tls[0].secretName=wiki-tls,ingress.tls[0].hosts[0]={release.host}"
+    done = release.install(tls, *SMALL)
+    assert f"https://{release.host}/docs" in done.stdout
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with https_entry(release, cluster) as address, httpx.Client(verify=trust) as client:
+
+        def answer() -> httpx.Response | None:
+            with contextlib.suppress(httpx.TransportError):
+                found = client.post(
+                    f"{address}/users",
+                    json={"name": "Ada"},
+                    headers={"Host": release.host},
+                    extensions={"sni_hostname": release.host},
+                )
+                return found if found.status_code == 201 else None
+            return None
+
+        assert wait_until(answer, "an answer by HTTPS", seconds=60, every=0.5).json()["id"] == 1
+
+
+@contextlib.contextmanager
+def https_entry(release: Release, cluster: Cluster) -> Iterator[str]:
+    """Where Traefik takes HTTPS. In k3s it does by itself; elsewhere another one is started."""
+    system, traefik = ("--namespace", "kube-system"), "deployment/traefik"
+    if cluster.provider:
+        found = json.loads(cluster.kubectl(*system, "get", traefik, "--output=json"))
+        spec = found["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        del container["ports"]
+        container["args"] += [
+            "--entrypoints.websecure.address=:8443",
+            "--entrypoints.websecure.http.tls=true",
+        ]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wiki-test"}, "spec": spec}
+        container["readinessProbe"]["httpGet"]["port"] = 8080
+        cluster.kubectl(*system, "create", "--filename=-", stdin=json.dumps(pod))
+        traefik = "pod/wiki-test"
+        cluster.kubectl(*system, "wait", traefik, "--for=condition=Ready", "--timeout=90s")
+    try:
+        with release.forward(traefik, 8443, namespace="kube-system") as address:
+            yield address.replace("http:", "https:")
+    finally:
+        if cluster.provider:
+            cluster.kubectl(*system, "delete", traefik, "--now", check=False)
 
 
 def test_a_cluster_scoped_name_does_not_clash(helm3: Helm) -> None:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,16 @@ from support.net import free_port
 from support.wait import wait_until
 
 Result = subprocess.CompletedProcess[str]
+
+# For tests of faults: the API's limits for a hung database, which a slow machine alone would reach.
+PATIENT = tuple(
+    f"--set-string=api.extraEnv[{index}].{key}={value}"
+    for index, (name, seconds) in enumerate(
+        {"DATABASE_ACQUIRE_TIMEOUT_SECONDS": 3, "DATABASE_STATEMENT_TIMEOUT_SECONDS": 5}.items()
+    )
+    for key, value in (("name", name), ("value", seconds))
+)
+SMALL = ("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
 
 
 @dataclass
@@ -278,11 +289,12 @@ class Release:
         return log
 
     @contextlib.contextmanager
-    def forward(self, target: str, port: int) -> Iterator[str]:
+    def forward(self, target: str, port: int, *, namespace: str = "") -> Iterator[str]:
         """A port-forward, as NOTES.txt tells users."""
+        namespace = namespace or self.namespace
         local = free_port()
         process = subprocess.Popen(
-            ["kubectl", "--namespace", self.namespace, "port-forward", target, f"{local}:{port}"],
+            ["kubectl", "--namespace", namespace, "port-forward", target, f"{local}:{port}"],
             env=self.cluster.environment,
             stdout=subprocess.DEVNULL,
         )
@@ -327,11 +339,11 @@ class Release:
 
 
 class Load:
-    LIMIT = 20_000  # requests; a test that forgets to stop ends by itself
+    LIMIT = 100_000  # requests; a test that forgets to stop ends by itself
 
     def __init__(self, release: Release, workers: int, rate: float):
         self.acknowledged: dict[int, str] = {}
-        self.failures: list[str] = []
+        self._failures: list[tuple[float, str]] = []
         self._end = threading.Event()
         self._pause = workers / rate
         self._release = release
@@ -345,16 +357,24 @@ class Load:
         for number in range(worker, self.LIMIT, workers):
             if self._end.wait(self._pause):
                 return
-            name = f"load {number}"
+            name, sent = f"load {number}", time.monotonic()
             try:
                 answer = client.post("/users", json={"name": name})
             except httpx.TransportError as error:
-                self.failures.append(repr(error))
+                self._failures.append((sent, repr(error)))
                 continue
             if answer.status_code == 201:
                 self.acknowledged[answer.json()["id"]] = name
             else:
-                self.failures.append(f"{answer.status_code} {answer.text[:200]}")
+                self._failures.append((sent, f"{answer.status_code} {answer.text[:200]}"))
+
+    @property
+    def failures(self) -> list[str]:
+        return self.failures_since(0)
+
+    def failures_since(self, moment: float) -> list[str]:
+        """Of requests that were sent after `moment`, by the monotonic clock."""
+        return [failure for sent, failure in self._failures if sent >= moment]
 
     def wait_for(self, requests: int, seconds: float = 120) -> None:
         goal = len(self.acknowledged) + requests
