@@ -48,13 +48,26 @@
           ) self.packages.x86_64-linux
         );
 
-      apps = forAllSystems (system: {
-        default = {
-          type = "app";
-          program = lib.getExe self.packages.${system}.wiki-service;
-          meta.description = "The service, on a SQLite file in the current directory";
-        };
-      });
+      apps = forAllSystems (
+        system:
+        let
+          callPackage = callPackageFor system;
+          app = package: description: {
+            type = "app";
+            program = lib.getExe package;
+            meta = { inherit description; };
+          };
+        in
+        {
+          default =
+            app self.packages.${system}.wiki-service
+              "The service, on a SQLite file in the current directory";
+          up = app (callPackage ./nix/up.nix { }) "The whole cluster in the local Docker, on port 8080";
+          down = app (callPackage ./nix/down.nix
+            { }
+          ) "Ends the cluster and keeps its data; --purge deletes it";
+        }
+      );
 
       checks = forAllSystems (
         system:

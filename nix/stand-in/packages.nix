@@ -32,7 +32,9 @@ let
           ''
             PATH=${lib.makeBinPath nativeBuildInputs}:${path}
             export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8
-            ${lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "}${buildCommand}
+            ${
+              lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
+            }${buildCommand}
             # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
             true
           ''
@@ -316,9 +318,9 @@ lib.fix (pkgs: {
       [ -e $out/bin/$applet ] || ln -s busybox $out/bin/$applet
     done
   '';
-  zstd = asTheyAre "zstd" "1.5.4" ''cp -L /usr/bin/zstd $out/bin/'';
+  zstd = asTheyAre "zstd" "1.5.4" "cp -L /usr/bin/zstd $out/bin/";
   kubectl = asTheyAre "kubectl" "1.35.0" ''cp -L "$(command -v kubectl)" $out/bin/'';
-  kubernetes-helm = asTheyAre "helm" "3.22.0" ''cp /machine/bin/helm $out/bin/'';
+  kubernetes-helm = asTheyAre "helm" "3.22.0" "cp /machine/bin/helm $out/bin/";
 
   # The real one where it is given, and else one that answers what was recorded.
   k3d =
