@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub fn run_with_input(
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let status = wait(&mut child, limit);
-    let (stdout, stderr) = (join(stdout), join(stderr));
+    let (stdout, stderr) = (join(&stdout), join(&stderr));
     match status {
         Some(status) if status.success() => Ok(stdout),
         Some(_) => Err(one_line(&stderr)),
@@ -54,7 +55,7 @@ pub fn pass_through(
         .map_err(|error| format!("{program} cannot be run: {error}"))?;
     let stderr = collect(child.stderr.take());
     let status = wait(&mut child, limit);
-    let stderr = join(stderr);
+    let stderr = join(&stderr);
     match status {
         Some(status) if status.success() => Ok(()),
         Some(_) => Err(one_line(&stderr)),
@@ -77,18 +78,27 @@ fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> 
     }
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+/// What a stream has given so far, and whether it has ended.
+type Collected = Arc<Mutex<(Vec<u8>, bool)>>;
+
+fn collect(stream: Option<impl Read + Send + 'static>) -> Collected {
+    let collected = Collected::default();
+    let kept = Arc::clone(&collected);
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
-            _ = stream.read_to_end(&mut bytes);
+        let mut buffer = [0; 8192];
+        let mut stream = stream;
+        while let Some(Ok(count @ 1..)) = stream.as_mut().map(|stream| stream.read(&mut buffer)) {
+            kept.lock().unwrap().0.extend_from_slice(&buffer[..count]);
         }
-        bytes
-    })
+        kept.lock().unwrap().1 = true;
+    });
+    collected
 }
 
-fn join(reader: thread::JoinHandle<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
+/// A program that goes on in the background may hold the stream open after the one that was run has ended.
+fn join(collected: &Collected) -> String {
+    wait_for(Duration::from_secs(2), || collected.lock().unwrap().1.then_some(()));
+    String::from_utf8_lossy(&collected.lock().unwrap().0).into_owned()
 }
 
 /// The lines that matter, parted by blanks.
@@ -129,6 +139,12 @@ mod tests {
         let limit = Duration::from_millis(200);
         let error = run(limit, "sleep", &["60"]).unwrap_err();
         assert!(error.contains("sleep 60"), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_in_the_background_holds_nobody_up() {
+        let output = run(Duration::from_secs(10), "sh", &["-c", "echo here; sleep 60 &"]).unwrap();
+        assert_eq!(output, "here\n");
     }
 
     #[test]

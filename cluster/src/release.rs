@@ -55,7 +55,7 @@ pub fn wait_until_ready() -> Result<(), String> {
         &["rollout", "status", "deployment,statefulset", &selector, &timeout],
     )
     .map_err(|error| match report::waiting_for() {
-        Some(pods) => format!("not ready after {seconds} s: {pods}"),
+        Some(pods) => format!("{pods} ({error})"),
         None => error,
     })?;
     let mut last = Ok(());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use crate::config::{Contents, RELEASE};
 use crate::{cluster, dockerd, health, process};
 
 const STEPS: usize = 6;
+/// Set when the end has come: what is under way then has nothing more to say.
+pub static STOPPING: AtomicBool = AtomicBool::new(false);
+
 /// How often a step that goes on says so.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -43,6 +47,9 @@ pub fn step<T: Send>(
     let result = thread::scope(|scope| {
         scope.spawn(move || {
             while is_done.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+                if STOPPING.load(Ordering::Relaxed) {
+                    return;
+                }
                 let what = progress().map_or_else(String::new, |what| format!(": {what}"));
                 say(&format!(
                     "[{number}/{STEPS}] {name}: still at it after {} s{what}",
@@ -60,6 +67,7 @@ pub fn step<T: Send>(
             say(&format!("[{number}/{STEPS}] {name}: {seconds:.1} s"));
             Ok(value)
         }
+        Err(error) if STOPPING.load(Ordering::Relaxed) => Err(error),
         Err(error) => {
             explain();
             Err(format!("{name} failed after {seconds:.0} s: {error}"))

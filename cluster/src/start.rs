@@ -2,6 +2,7 @@
 
 use std::process::Child;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,17 @@ const STOP_DOCKERD: Duration = Duration::from_millis(1500);
 static DOCKERD: Mutex<Option<Child>> = Mutex::new(None);
 
 pub fn run() -> Result<(), String> {
-    let start = Instant::now();
     stop_on_signal();
+    boot().and_then(|()| watch()).inspect_err(|_| {
+        // What fails now fails because of the stop, which ends the process itself.
+        while report::STOPPING.load(Ordering::Relaxed) {
+            thread::sleep(POLL);
+        }
+    })
+}
+
+fn boot() -> Result<(), String> {
+    let start = Instant::now();
     let contents = Contents::read()?;
     report::banner(&contents);
     machine::check_privileged()?;
@@ -48,7 +58,7 @@ pub fn run() -> Result<(), String> {
     step(6, "ready", report::waiting_for, release::wait_until_ready)?;
     say(&format!("Ready after {:.0} s:", start.elapsed().as_secs_f64()));
     say(&report::urls());
-    watch()
+    Ok(())
 }
 
 /// The container lives as long as dockerd does.
@@ -70,7 +80,8 @@ fn stop_on_signal() {
     thread::spawn(move || {
         _ = signals.wait();
         let start = Instant::now();
-        say("stopping");
+        report::STOPPING.store(true, Ordering::Relaxed);
+        say("Stopping");
         if dockerd::answers() {
             cluster::stop(STOP_NODE);
         }
@@ -80,7 +91,7 @@ fn stop_on_signal() {
             _ = kill(Pid::from_raw(dockerd.id().cast_signed()), Signal::SIGTERM);
             _ = wait_for(STOP_DOCKERD, || dockerd.try_wait().ok().flatten());
         }
-        say(&format!("stopped in {:.1} s", start.elapsed().as_secs_f64()));
+        say(&format!("Stopped in {:.1} s", start.elapsed().as_secs_f64()));
         std::process::exit(0);
     });
 }

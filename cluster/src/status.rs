@@ -65,10 +65,13 @@ fn read_pod(pod: &Value) -> Pod {
         })
         .find_map(Value::as_str)
         .or_else(|| status["phase"].as_str());
+    let ready =
+        !containers.is_empty() && containers.iter().all(|container| container["ready"] == true);
+    let reason =
+        reason.map(|reason| if reason == "Running" && !ready { "NotReady" } else { reason });
     Pod {
         name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
-        ready: !containers.is_empty()
-            && containers.iter().all(|container| container["ready"] == true),
+        ready,
         restarts: containers
             .iter()
             .filter_map(|container| container["restartCount"].as_u64())
