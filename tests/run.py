@@ -23,6 +23,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
+    "cluster": {"Helm 3 and 4 (built once)": helm.install_all},
     "chart": {
         "Helm 3 and 4, kube-score (built once)": helm.install_all,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
@@ -37,6 +38,10 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
+    ],
+    "cluster": [
+        "cargo fmt --manifest-path cluster/Cargo.toml --check",
+        "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
     ],
 }
 
