@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +41,8 @@ class Machine:
 
     def describe(self, node: str = "wiki-k3s:n", **versions: str) -> None:
         contents = {
-            "versions": VERSIONS | {name.replace("_", "-"): value for name, value in versions.items()},
+            "versions": VERSIONS
+            | {name.replace("_", "-"): value for name, value in versions.items()},
             "node": node,
             "images": IMAGES,
             "k3s_options": ["--debug", "--kubelet-arg", "--token"],
@@ -53,7 +53,9 @@ class Machine:
         script = f"""
             set -e
             ip link set lo up
-            for folder in /run /root /usr/share /var/lib /var/log /sys/fs/cgroup; do mount -t tmpfs tmpfs $folder; done
+            for folder in /run /root /usr/share /var/lib /var/log /sys/fs/cgroup; do
+              mount -t tmpfs tmpfs $folder
+            done
             mkdir /var/lib/docker /usr/share/wiki-cluster
             mount --bind {self.volume} /var/lib/docker
             mount --bind {self.share} /usr/share/wiki-cluster
@@ -125,6 +127,3 @@ def machine(tmp_path: Path, program: Path) -> Machine:
     if probe.returncode:
         pytest.skip("no namespaces of its own for the start program: this takes root")
     return Machine(tmp_path, program)
-
-
-NewMachine = Callable[[], Machine]

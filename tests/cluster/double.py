@@ -23,7 +23,9 @@ PODS = {
             "metadata": {"name": f"wiki-release-{name}"},
             "status": {
                 "phase": "Running",
-                "containerStatuses": [{"ready": ready, "restartCount": 0, "state": {"running": {}}}],
+                "containerStatuses": [
+                    {"ready": ready, "restartCount": 0, "state": {"running": {}}}
+                ],
             },
         }
         for name, ready in {"api": True, "grafana": os.environ.get("BROKEN") != "pods"}.items()
@@ -71,7 +73,9 @@ def docker(*arguments: str) -> None:
         case ["exec", *_, "ls", "--quiet"]:
             print("\n".join(memory["imported"]))
         case ["exec", *_, "import", "-"]:
-            remember(imported=[*memory["imported"], f"docker.io/library/{sys.stdin.read().strip()}"])
+            remember(
+                imported=[*memory["imported"], f"docker.io/library/{sys.stdin.read().strip()}"]
+            )
         case ["image", "ls", *_]:
             print("\n".join(memory["images"]))
 
@@ -101,7 +105,8 @@ def kubectl(*arguments: str) -> None:
 def helm(*arguments: str) -> None:
     match arguments:
         case ["template", *_]:
-            os.execv(os.environ["REAL_HELM"], ["helm", *arguments])
+            real = [os.environ["REAL_HELM"], *arguments]
+            sys.exit(subprocess.run(real, check=False).returncode)
         case ["status", *_]:
             release = recall()["release"] or fail("Error: release: not found")
             print(json.dumps({"info": {"status": "deployed", "description": release}}))

@@ -1,4 +1,4 @@
-"""The start program, with doubles of what it runs: its steps, its refusals, what it does not do twice."""
+"""The start program, with doubles of what it runs: steps, refusals, nothing done twice."""
 
 import fcntl
 import json
@@ -132,7 +132,10 @@ def test_a_downgrade_is_refused(machine) -> None:
         ({"BROKEN": "dockerd"}, "dockerd ended with exit status: 1: dockerd is broken"),
         ({"BROKEN": "k3d"}, ": k3d is broken"),
         ({"BROKEN": "helm"}, "helm is broken"),
-        ({"BROKEN": "pods"}, "wiki-release-grafana NotReady (error: timed out waiting for the condition)"),
+        (
+            {"BROKEN": "pods"},
+            "wiki-release-grafana NotReady (error: timed out waiting for the condition)",
+        ),
     ],
 )
 def test_a_machine_that_will_not_do(machine, options: dict[str, str], complaint: str) -> None:
