@@ -18,8 +18,7 @@ dockerTools.buildLayeredImage {
   ];
 
   fakeRootCommands = ''
-    mkdir -p etc run var/lib/{cni,kubelet,rancher/k3s} var/log
-    ln -s /run var/run
+    mkdir -p etc run var/lib/{cni,kubelet,rancher/k3s} var/{log,run}
     mkdir -m 1777 tmp
   '';
 
