@@ -51,7 +51,9 @@ writeShellApplication {
       *) fail "$error" ;;
     esac
 
+    # Without the fraction of the second: the first lines are older than the start, as Docker notes it.
     started=$(ask State.StartedAt)
+    started=''${started%.*}Z
     docker logs --follow --since "$started" wiki-cluster &
     follower=$!
     trap 'kill $follower 2>/dev/null' EXIT

@@ -349,6 +349,9 @@ lib.fix (pkgs: {
         done
       ''}
       cp ${./k3s} $out/bin/k3s
+      for program in crictl ctr kubectl; do
+        [ -e $out/bin/$program ] || ln -s k3s $out/bin/$program
+      done
     ''
     // {
       version = "1.34.4+double1";
