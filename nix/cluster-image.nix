@@ -80,6 +80,8 @@ let
     features.containerd-snapshotter = false;
     # It keeps five files of 20 MB for each container; the default keeps everything.
     log-driver = "local";
+    # Its last lines are shown when something fails.
+    log-level = "warn";
   };
 
   # The archives name store paths, which are in them already.

@@ -16,7 +16,7 @@ writeShellApplication {
       *) fail "Docker does not answer, start it: $error" ;;
     esac
 
-    if docker inspect wiki-cluster >/dev/null 2>&1; then
+    if docker container inspect wiki-cluster >/dev/null 2>&1; then
       docker stop wiki-cluster >/dev/null
       docker rm wiki-cluster >/dev/null
       echo "The container is removed."

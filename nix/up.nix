@@ -21,7 +21,7 @@ writeShellApplication {
       echo "up: $1" >&2
       exit 1
     }
-    ask() { docker inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
+    ask() { docker container inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
 
     [ $# = 0 ] || fail "it takes no arguments; the environment variables WIKI_VALUES, GRAFANA_ADMIN_PASSWORD and K3S_ARGS are passed on"
     command -v docker >/dev/null || fail "there is no docker on PATH: install Docker"

@@ -32,7 +32,7 @@ pub fn load_image(contents: &Contents) -> Result<(), String> {
 pub fn start(config: &Config, contents: &Contents, volume: &mut Volume) -> Result<(), String> {
     let node = format!("{} {}", contents.node, config.k3s_args.join(" ")).trim().to_owned();
     let format = format!("{{{{index .Config.Labels \"{LABEL}\"}}}}");
-    let there = run(SHORT, "docker", &["inspect", "--format", &format, NODE]).ok();
+    let there = run(SHORT, "docker", &["container", "inspect", "--format", &format, NODE]).ok();
 
     if there.as_deref().map(str::trim) == Some(&node) && volume.state.node.as_deref() == Some(&node)
     {
@@ -102,7 +102,7 @@ fn remove_other_images(node: &str) {
 }
 
 pub fn exists() -> bool {
-    run(SHORT, "docker", &["inspect", NODE]).is_ok()
+    run(SHORT, "docker", &["container", "inspect", NODE]).is_ok()
 }
 
 /// Stops the pods and then k3s, within the time given.

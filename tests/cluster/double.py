@@ -66,7 +66,7 @@ def docker(*arguments: str) -> None:
             image in memory["images"] or fail(f"Error: No such image: {image}")
         case ["load", *_]:
             remember(images=[*memory["images"], sys.stdin.read().strip()])
-        case ["inspect", *_]:
+        case ["container", "inspect", *_]:
             print(memory["node"] or fail("Error: No such object: k3d-wiki-server-0"))
         case ["start", _]:
             serve()

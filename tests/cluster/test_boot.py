@@ -66,10 +66,11 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
         return ()
     settings = tmp_path_factory.mktemp("inside") / "daemon.json"
     own = {"log-driver": "local", "features": {"containerd-snapshotter": False}}
-    given = {"default-runtime": "given", "runtimes": {"given": {"path": "/runtime"}}}
+    path = f"/given/{Path(runtime).name}"
+    given = {"default-runtime": "given", "runtimes": {"given": {"path": path}}}
     settings.write_text(json.dumps(own | given))
     program = Path(runtime).resolve()
-    return (f"--volume={settings}:/etc/docker/daemon.json:ro", f"--volume={program}:/runtime:ro")
+    return (f"--volume={settings}:/etc/docker/daemon.json:ro", f"--volume={program}:{path}:ro")
 
 
 @pytest.fixture
