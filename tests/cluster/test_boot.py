@@ -109,12 +109,13 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
     assert cluster.state["Health"]["Status"] == "starting"
     print(wait_until_ready(cluster))
     wait_until(lambda: cluster.state["Health"]["Status"] == "healthy", "health", seconds=60)
-    base = f"http://{cluster.address(8080)}"
+    base = f"http://{cluster.address(8080)}".replace("0.0.0.0", "127.0.0.1")
 
     with chromium() as browser:
         for path in ("/docs", "/redoc", "/grafana/"):
             visit = Visit(browser.new_page())
-            visit.page.goto(base + path, wait_until="networkidle")
+            visit.page.goto(base + path)
+            visit.page.get_by_text("Grafana" if path == "/grafana/" else "/users").first.wait_for()
             visit.page.screenshot(path=tmp_path / f"{path.strip('/')}.png")
             assert visit.hosts == {base.removeprefix("http://")}
             assert not visit.complaints or path == "/grafana/"  # the double has no favicon
