@@ -15,6 +15,7 @@
       ];
       forAllSystems = lib.genAttrs systems;
       callPackageFor = system: nixpkgs.legacyPackages.${system}.newScope self.packages.${system};
+      imagesOf = system: lib.filterAttrs (name: _: lib.hasSuffix "-image" name) self.packages.${system};
     in
     {
       packages =
@@ -35,6 +36,7 @@
             k3s-image = callLinuxPackage ./nix/k3s-image.nix { };
             chart = callPackage ./nix/chart.nix { };
             cluster-image = callLinuxPackage ./nix/cluster-image.nix { };
+            release-images = callLinuxPackage ./nix/release-images.nix { images = imagesOf system; };
           }
         )
         // lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
@@ -52,6 +54,7 @@
         system:
         let
           callPackage = callPackageFor system;
+          release-chart = callPackage ./nix/release-chart.nix { };
           app = package: description: {
             type = "app";
             program = lib.getExe package;
@@ -66,6 +69,19 @@
           down = app (callPackage ./nix/down.nix
             { }
           ) "Ends the cluster and keeps its data; --purge deletes it";
+          push-images = app (callPackage ./nix/push-images.nix { }) "Push the images of this architecture";
+          attest-images = app (callPackage ./nix/attest-images.nix
+            { }
+          ) "Sign what is in the images of this architecture";
+          publish = app (callPackage ./nix/publish.nix {
+            inherit imagesOf release-chart;
+          }) "Publish this version: indexes of the pushed images, and the chart";
+          verify = app (callPackage ./nix/verify.nix {
+            inherit release-chart;
+          }) "Compare what a registry serves with what this source gives";
+          probe = app (callPackage ./nix/probe.nix
+            { }
+          ) "Create a user and a post at a URL, and read them back";
         }
       );
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every check and test, or those of the named stages: ./test.sh [service|nix|chart|cluster|delivery]...
+# Runs every check and test, or those of the named stages: ./test.sh [service|nix|chart|cluster|delivery|faults]...
+# The stage faults runs only when it is named: the service's tests/faults at length, for half an hour.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -14,11 +15,16 @@ if [[ ${stages[*]} =~ all|service|chart|cluster ]]; then
   need chromium
   need ip iproute2
 fi
-if [[ ${stages[*]} =~ all|service ]]; then
+if [[ ${stages[*]} =~ all|service|faults ]]; then
   need cc gcc
+  need faketime
   need shellcheck
   need strace
   PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
+fi
+if [[ ${stages[*]} =~ all|delivery ]]; then
+  need shellcheck
+  need skopeo
 fi
 
 if ((${#missing[@]})); then

@@ -3,6 +3,7 @@
   kubernetes-helm,
   runCommand,
   yq-go,
+  wiki-service,
   wiki-image,
   postgresql-image,
   prometheus-image,
@@ -36,11 +37,10 @@ runCommand "wiki-chart"
     chmod -R u+w wiki
     yq --inplace "$naming" wiki/values.yaml
     helm lint --strict wiki
-    helm package wiki
+    helm package --version ${wiki-service.version} --app-version ${wiki-service.version} wiki
 
     # Packed anew, for helm writes the time of day into the archive.
-    tar --extract --touch --file wiki-*.tgz --one-top-level=packed
+    tar --extract --file wiki-*.tgz --one-top-level=packed
     mkdir $out
-    tar --create --sort=name --mtime=@$SOURCE_DATE_EPOCH --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X \
-      --directory=packed wiki | gzip --no-name >$out/$(basename wiki-*.tgz)
+    bash ${./pack-chart.sh} packed/wiki >$out/$(basename wiki-*.tgz)
   ''

@@ -134,6 +134,7 @@ in
           ../.ci/run
           ../test.sh
           ../tests/nix/install-nix
+          ./pack-chart.sh
           ./postgresql-entrypoint.sh
           ./stand-in/k3d
           ./stand-in/k3s
@@ -195,6 +196,7 @@ in
           ../Cargo.toml
           ../README.md
           ../pyproject.toml
+          ../tests/conftest.py
           ../tests/service
           ../tests/support
         ];

@@ -1,10 +1,18 @@
 {
+  lib,
   mkShell,
+  stdenv,
   cargo,
+  cargo-deny,
+  chromium,
   clippy,
+  curl,
+  docker-client,
+  iproute2,
   k3d,
   kubectl,
   kubernetes-helm,
+  libfaketime,
   nixfmt,
   postgresql_16,
   prometheus,
@@ -13,13 +21,16 @@
   rustc,
   rustfmt,
   shellcheck,
+  skopeo,
   sqlite,
+  strace,
 }:
 
 mkShell {
   packages = [
     # the service
     cargo
+    cargo-deny
     clippy
     rust-analyzer
     rustc
@@ -33,8 +44,17 @@ mkShell {
     kubernetes-helm
     prometheus.cli # promtool
     # the tests
+    curl
+    docker-client
     nixfmt
     python3
     shellcheck
+    skopeo
+  ]
+  ++ lib.optionals stdenv.hostPlatform.isLinux [
+    chromium
+    iproute2
+    libfaketime
+    strace
   ];
 }

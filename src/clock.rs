@@ -12,5 +12,7 @@ pub fn now() -> NaiveDateTime {
 
 /// Always six digits after the second, as in [`EXAMPLE`].
 pub fn format(time: NaiveDateTime) -> String {
-    time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string()
+    // Debug is ISO 8601, and without its fraction a fifth of the work of a format that is parsed.
+    let (second, fraction) = (time.trunc_subsecs(0), time.and_utc().timestamp_subsec_micros());
+    format!("{second:?}.{fraction:06}")
 }

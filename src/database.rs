@@ -85,19 +85,22 @@ impl managed::Manager for Connector {
 
     async fn create(&self) -> Result<Pooled, sqlx::Error> {
         tracing::debug!("opening a connection to the database");
-        let connection = match &self.options {
-            Options::Postgres(options) => {
-                let mut connection = options.connect().await?;
-                // The server, too, gives up a statement whose client has stopped waiting.
-                let limit = self.statement_timeout.as_millis().max(1);
-                connection
-                    .execute(AssertSqlSafe(format!("SET statement_timeout = {limit}")))
-                    .await?;
-                Connection::Postgres(connection)
-            }
-            Options::Sqlite(options) => Connection::Sqlite(options.connect().await?),
-        };
-        Ok(Pooled { connection, unanswered: false })
+        // Boxed: it is rare, and large enough for every statement to feel it.
+        let connection = Box::pin(async {
+            Ok::<_, sqlx::Error>(match &self.options {
+                Options::Postgres(options) => {
+                    let mut connection = options.connect().await?;
+                    // The server, too, gives up a statement whose client has stopped waiting.
+                    let limit = self.statement_timeout.as_millis().max(1);
+                    connection
+                        .execute(AssertSqlSafe(format!("SET statement_timeout = {limit}")))
+                        .await?;
+                    Connection::Postgres(connection)
+                }
+                Options::Sqlite(options) => Connection::Sqlite(options.connect().await?),
+            })
+        });
+        Ok(Pooled { connection: connection.await?, unanswered: false })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, metrics: &Metrics) -> RecycleResult<sqlx::Error> {

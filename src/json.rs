@@ -124,7 +124,9 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
         let content_type = request.content_type().unwrap_or(CONTENT_TYPE);
-        if !<poem_openapi::payload::Json<T> as Payload>::check_content_type(content_type) {
+        if content_type != CONTENT_TYPE
+            && !<poem_openapi::payload::Json<T> as Payload>::check_content_type(content_type)
+        {
             let content_type = content_type.to_owned();
             return Err(ContentTypeError::NotSupported { content_type }.into());
         }

@@ -69,9 +69,14 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
     telemetry::init(&config)?;
     // Each connection takes a descriptor; the soft limit is often 1024.
     rlimit::increase_nofile_limit(u64::MAX).ok();
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(telemetry::before_idle)
+        .build()
+        .map_err(|error| error.to_string())?;
     let result = runtime.block_on(run(config));
     runtime.shutdown_background();
+    telemetry::flush();
     result
 }
 

@@ -3,11 +3,14 @@
 
 use std::{
     net::IpAddr,
-    panic::{self, AssertUnwindSafe},
+    ops::Range,
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -19,6 +22,7 @@ use poem::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout_at,
 };
@@ -48,11 +52,36 @@ pub fn with_request_id(f: impl FnOnce(&str)) {
 /// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
 /// is counted, and its connection is as good as before.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    let work = match EXCHANGE.try_with(Arc::clone) {
-        Ok(exchange) => tokio::spawn(EXCHANGE.scope(exchange, work)),
-        Err(_) => tokio::spawn(work),
-    };
-    work.await.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
+    ToTheEnd(Some(Box::pin(work))).await
+}
+
+/// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every
+/// request a task and a wake-up.
+struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Future for ToTheEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut work = self.0.take().expect("not polled again when it is done, or has panicked");
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
+    fn drop(&mut self) {
+        let Some(work) = self.0.take() else { return };
+        // There is none when the process ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        match EXCHANGE.try_with(Arc::clone) {
+            Ok(exchange) => drop(runtime.spawn(EXCHANGE.scope(exchange, work))),
+            Err(_) => drop(runtime.spawn(work)),
+        }
+    }
 }
 
 /// Remembers that a statement of this request is on its way to the database.
@@ -80,6 +109,8 @@ pub struct Middleware<E> {
 /// A path of the API such as `/users/{id}`.
 struct Route {
     template: String,
+    /// Where the parameter is, braces included; no path has two.
+    parameter: Option<Range<usize>>,
     allow: HeaderValue,
 }
 
@@ -93,6 +124,7 @@ impl<E> Middleware<E> {
     /// `paths` holds each path of `inner` with its methods, as the header `Allow` lists them.
     pub fn new(app: Arc<App>, config: &Config, inner: E, paths: Vec<(String, String)>) -> Self {
         let routes = paths.into_iter().map(|(template, allow)| Route {
+            parameter: template.find('{').zip(template.find('}')).map(|(from, to)| from..to + 1),
             template,
             allow: allow.parse().expect("names of methods"),
         });
@@ -109,14 +141,12 @@ impl<E> Middleware<E> {
     }
 
     fn route(&self, path: &str) -> Option<&Route> {
-        self.routes.iter().find(|route| {
-            let mut segments = path.split('/');
-            let matches = route.template.split('/').all(|expected| {
-                segments.next().is_some_and(|segment| {
-                    expected == segment || expected.starts_with('{') && !segment.is_empty()
-                })
-            });
-            matches && segments.next().is_none()
+        self.routes.iter().find(|route| match &route.parameter {
+            None => path == route.template,
+            Some(place) => path
+                .strip_prefix(&route.template[..place.start])
+                .and_then(|rest| rest.strip_suffix(&route.template[place.end..]))
+                .is_some_and(|value| !value.is_empty() && !value.contains('/')),
         })
     }
 
@@ -350,13 +380,12 @@ impl Drop for Record<'_> {
         self.app.metrics.requests_in_flight.dec();
         self.app.metrics.observe_request(method, self.route, self.status.as_str(), duration);
         tracing::info!(
+            message = self.path,
             method = self.method.as_str(),
             route = self.route,
             status = self.status.as_u16(),
             duration_seconds = duration.as_secs_f64(),
-            client = self.client.map(tracing::field::display),
-            "{}",
-            self.path,
+            client = self.client.map(|ip| ip.to_string()),
         );
     }
 }

@@ -7,9 +7,9 @@ use std::{
 
 use hyper::body::Bytes;
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route, get, handler,
-    http::{StatusCode, header},
-    web::Data,
+    Endpoint, IntoEndpoint, Request, Response, Result,
+    error::MethodNotAllowedError,
+    http::{Method, StatusCode, header},
 };
 use poem_openapi::{
     ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiService, Tags, types::Type,
@@ -127,17 +127,37 @@ pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<
         ("/openapi.json", "application/json", |app| api(app).spec()),
         ("/openapi.yaml", "application/yaml", yaml),
     ];
+    let pages = pages.map(|(path, content_type, render)| Page {
+        app: app.clone(),
+        path,
+        content_type,
+        render,
+        made: OnceLock::new(),
+    });
     let api = api(app);
     let mut paths = paths(&api.spec());
-    let mut route = Route::new();
-    for (path, content_type, render) in pages {
-        let page = Page { app: app.clone(), content_type, render, made: OnceLock::new() };
-        route = route.at(path, get(serve).data(Arc::new(page)));
+    for path in pages.iter().map(|page| page.path).chain(["/"]) {
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
     }
-    paths.push(("/".to_owned(), "GET, HEAD".to_owned()));
-    let route = route.nest("/", api);
-    (route.into_endpoint().map_to_response(), paths)
+    (Routes { pages, api: api.into_endpoint() }, paths)
+}
+
+/// The pages beside the API: a `Route` around it would find its way, and write the path anew, for
+/// every request twice.
+struct Routes<E> {
+    pages: [Page; 4],
+    api: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Routes<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        match self.pages.iter().find(|page| page.path == request.uri().path()) {
+            Some(page) => page.answer(&request),
+            None => self.api.call(request).await,
+        }
+    }
 }
 
 /// Each path of the document, with its methods as the header `Allow` lists them.
@@ -176,6 +196,7 @@ type Render = fn(&Arc<App>) -> String;
 /// A page of up to 1.6 MB, made when it is first asked for.
 struct Page {
     app: Arc<App>,
+    path: &'static str,
     content_type: &'static str,
     render: Render,
     made: OnceLock<(Bytes, String)>,
@@ -192,16 +213,21 @@ impl Page {
             (body.into(), format!("\"{:016x}\"", hasher.finish()))
         })
     }
-}
 
-#[handler]
-fn serve(request: &Request, Data(page): Data<&Arc<Page>>) -> Response {
-    let (body, etag) = page.body_and_etag();
-    let response =
-        Response::builder().header(header::CACHE_CONTROL, "no-cache").header(header::ETAG, etag);
-    match request.header(header::IF_NONE_MATCH) {
-        Some(etags) if etags.contains(etag) => response.status(StatusCode::NOT_MODIFIED).finish(),
-        _ => response.content_type(page.content_type).body(body.clone()),
+    fn answer(&self, request: &Request) -> Result<Response> {
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            return Err(MethodNotAllowedError.into());
+        }
+        let (body, etag) = self.body_and_etag();
+        let response = Response::builder()
+            .header(header::CACHE_CONTROL, "no-cache")
+            .header(header::ETAG, etag);
+        Ok(match request.header(header::IF_NONE_MATCH) {
+            Some(etags) if etags.contains(etag) => {
+                response.status(StatusCode::NOT_MODIFIED).finish()
+            }
+            _ => response.content_type(self.content_type).body(body.clone()),
+        })
     }
 }
 

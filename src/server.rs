@@ -19,7 +19,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use poem::{
     Endpoint, Response,
-    http::uri::Scheme,
+    http::{
+        StatusCode, Version, header,
+        uri::{Authority, Scheme},
+    },
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -132,10 +135,14 @@ where
     let stream = Impatient::new(socket, turns.clone(), limits);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         turns.fetch_add(1, Ordering::Relaxed);
+        let has_host = has_host(&request);
         let request = (request, local.clone(), remote.clone(), Scheme::HTTP).into();
         let (endpoint, turns) = (endpoint.clone(), turns.clone());
         async move {
-            let response = endpoint.get_response(request).await;
+            let response = match has_host {
+                true => endpoint.get_response(request).await,
+                false => malformed(),
+            };
             turns.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(response.into())
         }
@@ -143,6 +150,21 @@ where
     http1::Builder::new()
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
+}
+
+/// Whether a request names one host, as RFC 9112 (section 3.2) demands; hyper does not look.
+fn has_host(request: &hyper::Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.is_empty() || Authority::try_from(host.as_bytes()).is_ok(),
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// What hyper answers to a request that is not HTTP.
+fn malformed() -> Response {
+    Response::builder().status(StatusCode::BAD_REQUEST).header(header::CONNECTION, "close").finish()
 }
 
 /// A socket that ends with `TimedOut` when its client is too slow to send a request's headers, to

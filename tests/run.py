@@ -1,5 +1,6 @@
 """Runs the stages' checks and tests in order and adds them up. ./test.sh is the way in."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -7,26 +8,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import helm, nix, prometheus, service
+from support import cargo_deny, crds, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 STAGES = ("service", "nix", "chart", "cluster", "delivery")
+# Runs only when it is named.
+LONG = "faults"
 
 # What takes its time before a stage can start.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {
         "cargo build": service.build,
+        "cargo-deny (built once, some minutes)": cargo_deny.install,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
+    LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
     "cluster": {"Helm 3 and 4 (built once)": helm.install_all},
     "chart": {
-        "Helm 3 and 4, kube-score (built once)": helm.install_all,
+        "Helm 3 and 4, kube-score (built once)": partial(
+            helm.install_all, "helm3", "helm4", "kube-score"
+        ),
         "Prometheus 3 (built once, some minutes)": prometheus.install,
+    },
+    "delivery": {
+        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
+        "A registry, its client, Helm, actionlint (built once, some minutes)": partial(
+            helm.install_all, "registry", "regctl", "helm3", "actionlint"
+        ),
+        "The definitions of Argo CD's and Flux's objects": crds.download,
     },
 }
 
@@ -35,6 +50,7 @@ CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --locked -- -D warnings",
+        "{cargo-deny} check bans licenses sources",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
@@ -43,6 +59,20 @@ CHECKS: dict[str, list[str]] = {
         "cargo fmt --manifest-path cluster/Cargo.toml --check",
         "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
     ],
+    "delivery": [
+        "{bin}/yamllint --strict .",
+        "{actionlint}",
+        "{bin}/zizmor --offline --no-progress --strict-collection .",
+        "{bin}/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml",
+        "{bin}/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci"
+        " .gitlab-ci.yml",
+    ],
+}
+
+# What pytest is given, where it is not the folder of the stage's name.
+PYTEST: dict[str, list[str]] = {
+    "service": ["tests/service", "tests/faults"],
+    LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
 }
 
 
@@ -55,13 +85,14 @@ class Tally:
 
 
 def main(arguments: list[str]) -> int:
-    known = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    usual = [stage for stage in STAGES if (TESTS / stage).is_dir()]
+    known = [*usual, LONG]
     if unknown := set(arguments) - set(known):
         print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
         return 2
     tally = Tally()
     for stage in known:
-        if not arguments or stage in arguments:
+        if stage in (arguments or usual):
             with timed(f"Stage {stage}"):
                 run_stage(stage, tally)
     report(tally)
@@ -82,36 +113,35 @@ def run_stage(stage: str, tally: Tally) -> None:
             for word in command.split()
             for part in (shell_scripts() if word == "{scripts}" else [word])
         ]
-        arguments = [word.format(bin=Path(sys.executable).parent) for word in words]
-        title = command.replace("{bin}/", "").replace(" {scripts}", "")
+        programs = {
+            "bin": Path(sys.executable).parent,
+            "actionlint": helm.path("actionlint"),
+            "cargo-deny": cargo_deny.PROGRAM,
+        }
+        arguments = [word.format(**programs) for word in words]
+        title = re.sub(r"[{}]", "", command.replace("{bin}/", "").replace(" {scripts}", ""))
         with timed(title):
             if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:
                 tally.passed += 1
             else:
                 tally.failed.append(title)
-    with timed(f"pytest tests/{stage}"):
-        run_pytest(stage, tally)
+    arguments = PYTEST.get(stage, [f"tests/{stage}"])
+    with timed(f"pytest {' '.join(arguments)}"):
+        run_pytest(arguments, stage, tally)
 
 
-def run_pytest(stage: str, tally: Tally) -> None:
+def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
         # the reasons of skips are in the report at the end, each once
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-rfE",
-            f"tests/{stage}",
-            f"--junit-xml={results}",
-        ]
+        command = [sys.executable, "-m", "pytest", "-rfE", *arguments, f"--junit-xml={results}"]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
         if results.exists():
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, stage, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"pytest tests/{stage} ended with {code}")
+            tally.failed.append(f"pytest {' '.join(arguments)} ended with {code}")
 
 
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:

@@ -76,6 +76,12 @@ resources: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Under Argo CD the database is there before what uses it. A volume claim has to be in the same wave as the pod that
+     mounts it: many classes bind it no sooner. */}}
+{{- define "wiki.databaseWave" -}}
+argocd.argoproj.io/sync-wave: "-1"
+{{- end }}
+
 {{/* A component's volume claim, kept on uninstall: (dict "root" $ "component" "grafana" "persistence" …) */}}
 {{- define "wiki.claim" -}}
 apiVersion: v1
@@ -85,6 +91,10 @@ metadata:
   labels: {{- include "wiki.labels" . | nindent 4 }}
   annotations:
     helm.sh/resource-policy: keep
+    argocd.argoproj.io/sync-options: Prune=false
+    {{- if eq .component "postgresql" }}
+    {{- include "wiki.databaseWave" . | nindent 4 }}
+    {{- end }}
 spec:
   accessModes: [ReadWriteOnce]
   {{- with .persistence.storageClass }}

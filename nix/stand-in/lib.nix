@@ -45,6 +45,11 @@ rec {
     separator: f: attrs:
     builtins.concatStringsSep separator (mapAttrsToList f attrs);
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (builtins.attrNames attrs);
+  mapAttrs' = f: attrs: listToAttrs (mapAttrsToList f attrs);
+  nameValuePair = name: value: { inherit name value; };
+  filterAttrs =
+    wanted: attrs:
+    removeAttrs attrs (builtins.filter (name: !wanted name attrs.${name}) (builtins.attrNames attrs));
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
   concatLines = lines: builtins.concatStringsSep "" (map (line: "${line}\n") lines);
   splitString =
@@ -67,6 +72,7 @@ rec {
   concatMapStringsSep =
     separator: f: list:
     builtins.concatStringsSep separator (map f list);
+  optionals = condition: list: if condition then list else [ ];
   optionalAttrs = condition: attrs: if condition then attrs else { };
   versionAtLeast = version: least: builtins.compareVersions version least >= 0;
   optionalString = condition: string: if condition then string else "";

@@ -83,6 +83,14 @@ let
       ${bundleLibraries}
     '';
 
+  # For programs that are run outside of a build too, where there is no /machine.
+  copy =
+    name:
+    runCommand name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      cp "$(command -v ${name})" $out/bin/
+    '';
+
   program =
     name:
     runCommand name { meta.mainProgram = name; } ''
@@ -114,6 +122,7 @@ lib.fix (pkgs: {
     hostPlatform = {
       inherit system;
       isLinux = lib.hasSuffix "-linux" system;
+      isAarch64 = lib.hasPrefix "aarch64-" system;
     };
   };
 
@@ -178,10 +187,16 @@ lib.fix (pkgs: {
     } "mkdir -p $out/$(dirname ${path}) && cp $textPath $out/${path}";
 
   writeShellApplication =
-    { name, text }:
+    {
+      name,
+      text,
+      runtimeInputs ? [ ],
+    }:
     runCommand name
       {
-        inherit text;
+        text =
+          lib.optionalString (runtimeInputs != [ ]) "export PATH=${lib.makeBinPath runtimeInputs}:$PATH\n"
+          + text;
         passAsFile = [ "text" ];
         meta.mainProgram = name;
       }
@@ -383,16 +398,35 @@ lib.fix (pkgs: {
 
   # Tools of a build, and of the shell, stay where they are.
   cargo = program "cargo";
+  cargo-deny = program "cargo-deny";
+  chromium = program "chromium";
   clippy = program "cargo-clippy";
+  # Keyless signing takes an identity and a service on the internet: this double says what it was asked to sign.
+  cosign = runCommand "cosign" { } ''
+    mkdir -p $out/bin
+    printf '#!/bin/sh\necho cosign "$@"\n' >$out/bin/cosign
+    chmod +x $out/bin/cosign
+  '';
+  curl = program "curl";
+  diffutils = program "cmp";
+  docker-client = program "docker";
+  gnugrep = program "grep";
+  gnutar = program "tar";
+  gzip = program "gzip";
+  iproute2 = program "ip";
   jq = program "jq";
+  libfaketime = program "faketime";
   nixfmt = program "nixfmt";
   nixfmt-tree = program "treefmt";
+  regclient = copy "regctl";
   rust-analyzer = program "rust-analyzer";
   rustc = program "rustc";
   rustfmt = program "rustfmt";
   shellcheck = program "shellcheck";
   sqlite = program "sqlite3";
-  yq-go = program "yq";
+  strace = program "strace";
+  skopeo = program "skopeo";
+  yq-go = copy "yq";
 
   # The environment that the tests run in, whatever is asked of it.
   python3 = program "python3" // {

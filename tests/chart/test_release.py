@@ -20,6 +20,7 @@ from support.browser import ELSEWHERE, Visit, chromium
 from support.databases import PASSWORD, USER, Postgres, initdb
 from support.helm import CHART, Helm, install, values_files
 from support.kube import SMALL, Cluster, NewRelease, Release
+from support.version import VERSION
 from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -356,7 +357,7 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(
         assert environment["DATABASE_POOL_SIZE"] == pool
         assert environment["LOG_FORMAT"] == log_format
 
-    this = (yaml.safe_load((CHART / "Chart.yaml").read_text())["version"], "8", "json")
+    this = (VERSION, "8", "json")
     still_there(*this)
     database = release.pods("postgresql")[0]["metadata"]["uid"]
     release.upgrade(chart=next_version)

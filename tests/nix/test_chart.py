@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from support.nix import SYSTEM, Nix
+from support.version import VERSION
 
 IMAGES = {
     "api": "wiki-image",
@@ -26,7 +27,8 @@ def test_the_archive(chart: Path) -> None:
     with tarfile.open(chart) as archive:
         names = archive.getnames()
         metadata = yaml.safe_load(archive.extractfile("wiki/Chart.yaml"))
-    assert chart.name == f"wiki-{metadata['version']}.tgz"
+    assert chart.name == f"wiki-{VERSION}.tgz"
+    assert (metadata["version"], metadata["appVersion"]) == (VERSION, VERSION)
     assert {"wiki/values.yaml", "wiki/templates/api/deployment.yaml"} <= set(names)
     assert not [name for name in names if name.startswith("wiki/ci")]
 

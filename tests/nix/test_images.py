@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from support.docker import HARDENED, Container, Docker
-from support.nix import SYSTEM, Nix
+from support.nix import REAL, SYSTEM, Nix
 from support.wait import wait_until
 
 IMAGES = ["wiki-image", "postgresql-image", "prometheus-image", "grafana-image"]
@@ -260,6 +260,7 @@ def test_grafana_has_the_prometheus_datasource(docker: Docker, load: Load, tmp_p
     assert [source["uid"] for source in sources] == ["prometheus"]
 
 
+@pytest.mark.skipif(bool(REAL), reason="Grafana is not the stand-in's double")
 def test_the_double_of_grafana_is_strict(docker: Docker, load: Load, tmp_path: Path) -> None:
     image = load("grafana-image")
     unknown = docker.start(image, options=provision(tmp_path, "loki"))

@@ -13,6 +13,7 @@ from support.api import create_user
 from support.databases import PASSWORD, PostgresDatabase, SqliteDatabase
 from support.net import free_port
 from support.service import ROOT, StartService, environment
+from support.wait import wait_until
 
 VARIABLES = {
     "LISTEN_ADDRESS",
@@ -198,7 +199,11 @@ def test_both_protocols_at_once(
 ) -> None:
     service = start_service(sqlite_database, LISTEN_ADDRESS="::")
     create_user(service.client)
-    assert service.lines()[-1]["client"] == "127.0.0.1", "an IPv4 client is not to look like IPv6"
+    line = wait_until(
+        lambda: next((line for line in service.lines() if line.get("status") == 201), None),
+        "the request's line",
+    )
+    assert line["client"] == "127.0.0.1", "an IPv4 client is not to look like IPv6"
     if not has_ipv6():
         pytest.skip("IPv4 works; this machine has no IPv6 loopback address")
     assert httpx.get(f"http://[::1]:{service.port}/livez").status_code == 200

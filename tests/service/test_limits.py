@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,6 @@ SLOW_BODY = (
     b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-type: application/json\r\n"
     b"content-length: 100000\r\n\r\n"
 )
-
-
-def connect(service: Service) -> socket.socket:
-    return socket.create_connection((service.host, service.port), timeout=10)
 
 
 def drip(client: socket.socket, piece: bytes) -> bytes:
@@ -53,7 +48,7 @@ def drip(client: socket.socket, piece: bytes) -> bytes:
 
 def test_slow_headers(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
     service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
-    client = connect(service)
+    client = service.connect()
     client.sendall(SLOW_HEADER)
     start = time.monotonic()
     drip(client, b"a: b\r\n")
@@ -64,7 +59,7 @@ def test_slow_headers_of_a_later_request(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
     service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
-    client = connect(service)
+    client = service.connect()
     client.sendall(GET)
     assert client.recv(65536).startswith(b"HTTP/1.1 200")
     client.sendall(SLOW_HEADER)
@@ -75,7 +70,7 @@ def test_slow_headers_of_a_later_request(
 
 def test_no_header_at_all(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
     service = start_service(sqlite_database, HEADER_TIMEOUT_SECONDS=0.5)
-    client = connect(service)
+    client = service.connect()
     start = time.monotonic()
     assert closed(client)
     assert 0.3 < time.monotonic() - start < 3
@@ -85,7 +80,7 @@ def test_an_idle_connection_is_closed(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
     service = start_service(sqlite_database, IDLE_TIMEOUT_SECONDS=0.5)
-    client = connect(service)
+    client = service.connect()
     client.sendall(GET)
     assert client.recv(65536).startswith(b"HTTP/1.1 200")
     start = time.monotonic()
@@ -133,7 +128,7 @@ def closed(client: socket.socket) -> bool:
 
 def test_a_slow_body(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
     service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=0.5)
-    client = connect(service)
+    client = service.connect()
     client.sendall(SLOW_BODY)
     start = time.monotonic()
     said = drip(client, b" ")
@@ -162,7 +157,7 @@ def test_connections_beyond_the_limit_wait_their_turn(
 ) -> None:
     service = start_service(sqlite_database, until="nothing", MAX_CONNECTIONS=3)
     wait_until(lambda: answers(service), "the first answer")
-    taken = [connect(service) for _ in range(3)]
+    taken = [service.connect() for _ in range(3)]
     for client in taken:
         client.sendall(GET)
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
@@ -180,39 +175,9 @@ def answers(service: Service) -> bool:
     return False
 
 
-def test_running_out_of_file_descriptors(database: Database, start_service: StartService) -> None:
-    limit = 100
-    service = start_service(
-        database,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
-        HEADER_TIMEOUT_SECONDS=60,
-    )
-    create_user(service.client)
-    process = psutil.Process(service.process.pid)
-    greedy = [connect(service) for _ in range(2 * limit)]
-    wait_until(lambda: process.num_fds() >= limit - 1, "every descriptor to be taken")
-    before = process.cpu_times()
-    wait_until(elapsed(2), "two seconds to pass")
-    after = process.cpu_times()
-    spent = after.user + after.system - before.user - before.system
-    assert spent < 0.5, f"{spent:.2f} s of CPU time in two seconds: it spins"
-    assert process.is_running()
-    assert len(service.text.splitlines()) < 100, "it floods its log"
-    for client in greedy:
-        client.close()
-    with httpx.Client(base_url=service.url, timeout=30) as client:
-        assert client.get("/livez").status_code == 200
-        assert create_user(client)
-
-
-def elapsed(seconds: float) -> object:
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
-
-
 def test_tcp_nodelay(shared_service: Service) -> None:
     """Asked of the kernel about the service's own end of a connection."""
-    client = connect(shared_service)
+    client = shared_service.connect()
     client.sendall(GET)
     assert client.recv(65536)
     process = psutil.Process(shared_service.process.pid)
@@ -243,7 +208,7 @@ def test_tcp_nodelay(shared_service: Service) -> None:
 def test_malformed_http_is_refused(
     shared_service: Service, request_head: bytes, status: bytes
 ) -> None:
-    client = connect(shared_service)
+    client = shared_service.connect()
     with contextlib.suppress(OSError):
         client.sendall(request_head)
     assert client.recv(65536).startswith(b"HTTP/1.1 " + status)
@@ -251,7 +216,7 @@ def test_malformed_http_is_refused(
 
 
 def test_pipelined_requests_are_answered_in_order(shared_service: Service) -> None:
-    client = connect(shared_service)
+    client = shared_service.connect()
     client.sendall(GET + GET.replace(b"livez", b"nowhere") + GET)
     received = b""
     while received.count(b"HTTP/1.1") < 3:

@@ -122,7 +122,10 @@ def test_the_password_is_in_no_line(
 def test_log_format_chooses(sqlite_database: SqliteDatabase, start_service: StartService) -> None:
     service = start_service(sqlite_database, LOG_FORMAT="text")
     create_user(service.client)
-    line = next(line for line in service.text.splitlines() if "201" in line)
+    line = wait_until(
+        lambda: next((line for line in service.text.splitlines() if "status=201" in line), ""),
+        "the request's line",
+    )
     assert not line.startswith("{")
     assert "\x1b" not in service.text, "colours belong on a terminal"
     for word in ("POST", "/users", "127.0.0.1"):

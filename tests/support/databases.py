@@ -136,7 +136,7 @@ class Postgres:
             password=PASSWORD,
             dbname=database,
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=30,
         )
 
     def create_database(self) -> PostgresDatabase:
@@ -180,6 +180,16 @@ class Postgres:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(timeout=60)
             self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL to every process of it."""
+        postmaster = psutil.Process(self.process.pid)
+        everyone = [postmaster, *postmaster.children(recursive=True)]
+        for process in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everyone, timeout=60)
+        self._process = None
 
     def remove(self) -> None:
         if self._process:

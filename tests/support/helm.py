@@ -1,4 +1,4 @@
-"""The programs that the chart's tests drive, built from their Go modules once and kept."""
+"""Programs that the tests drive, built from their Go modules once and kept; Helm above all."""
 
 import os
 import shutil
@@ -19,6 +19,9 @@ MODULES = {
     "helm3": ("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
     "helm4": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+    "regctl": ("github.com/regclient/regclient/cmd/regctl", "v0.11.7"),
+    "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
+    "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
 }
 # What a Helm that was built without its Makefile does not know by itself.
 KUBE_VERSION = "1.34.0"
@@ -50,8 +53,8 @@ def install(name: str) -> Path:
     return program
 
 
-def install_all() -> None:
-    for name in MODULES:
+def install_all(*names: str) -> None:
+    for name in names:
         install(name)
 
 

@@ -2,18 +2,21 @@
 
 import base64
 import contextlib
+import gzip
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,20 @@ class Cluster:
         return str(self.run("kubectl", *arguments, **options).stdout)
 
     def load(self, *archives: Path) -> None:
-        self.run(*self.load_command, *archives, seconds=600)
+        """Image archives, into every node. k3d takes plain ones, and ends with 0 if it fails."""
+        with tempfile.TemporaryDirectory() as folder:
+            plain = [_unpacked(archive, Path(folder)) for archive in archives]
+            done = self.run(*self.load_command, *plain, seconds=600)
+        assert "failed" not in done.stderr, done.stderr
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    if archive.suffix != ".gz":
+        return archive
+    plain = folder / archive.stem
+    with gzip.open(archive) as source, plain.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    return plain
 
 
 @contextlib.contextmanager
@@ -108,11 +124,20 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
             )
             kubeconfig.write_bytes(written.stdout)
             load = ["k3d", "image", "import", "--cluster", name]
-            yield Cluster(str(kubeconfig), f"http://127.0.0.1:{port}", load)
+            ingress = f"http://127.0.0.1:{port}"
+            # k3d is done before k3s has installed its Traefik
+            wait_until(partial(_answers, ingress), "Traefik", seconds=240, every=1)
+            yield Cluster(str(kubeconfig), ingress, load)
         finally:
             subprocess.run(["k3d", "cluster", "delete", name], check=True)
     else:
         yield None
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url).status_code > 0
+    return False
 
 
 def _docker_runs() -> bool:
@@ -157,7 +182,7 @@ class Release:
         )
 
     def install(
-        self, *arguments: str, chart: Path | None = None, command: str = "install"
+        self, *arguments: str, chart: Path | str | None = None, command: str = "install"
     ) -> Result:
         """Waits until every pod is ready."""
         options = ["--wait", "--timeout=5m", f"--set=ingress.host={self.host}", *arguments]

@@ -1,4 +1,4 @@
-"""The flake, built with the stand-in for nixpkgs: see nix/stand-in."""
+"""The flake, built with the stand-in for nixpkgs (nix/stand-in), or by WIKI_TEST_NIX."""
 
 import json
 import os
@@ -15,25 +15,31 @@ class UnavailableError(Exception):
     """Why there is no Nix here, in one line."""
 
 
+# A Nix that can fetch nixpkgs builds what users get.
+REAL = os.environ.get("WIKI_TEST_NIX")
+
+
 class Nix:
-    """`nix` with the stand-in, on the flake of a folder."""
+    """`nix` on the flake of a folder."""
 
     def __init__(self, flake: Path = ROOT):
         self.flake = flake
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        program = self.flake / "nix/stand-in/nix"
+    def run(
+        self, *arguments: str, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        program = REAL or self.flake / "nix/stand-in/nix"
         return subprocess.run(
             [program, *arguments],
             cwd=self.flake,
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"NO_COLOR": "1"},
+            env=os.environ | {"NO_COLOR": "1"} | (environment or {}),
         )
 
-    def output(self, *arguments: str) -> str:
-        result = self.run(*arguments)
+    def output(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
+        result = self.run(*arguments, environment=environment)
         assert result.returncode == 0, f"nix {' '.join(arguments)}:\n{result.stderr}"
         return result.stdout
 
@@ -50,11 +56,12 @@ class Nix:
 
 def prepare() -> None:
     """Installs Nix and what the stand-in is made of. Where that cannot be, the tests say so."""
-    subprocess.run([ROOT / "nix/stand-in/nix", "eval", "--expr", "1"], cwd=ROOT, check=False)
+    if not REAL:
+        subprocess.run([ROOT / "nix/stand-in/nix", "eval", "--expr", "1"], cwd=ROOT, check=False)
 
 
 def find() -> Nix:
-    if platform.system() != "Linux":
+    if platform.system() != "Linux" and not REAL:
         raise UnavailableError(
             f"the stand-in for nixpkgs is made from Linux programs, and this is {platform.system()}"
         )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ ROOT = Path(__file__).parents[2]
 live: list["Service"] = []
 
 
-def build() -> Path:
+def build(*, release: bool = False) -> Path:
     """Builds the service, unless there is one in WIKI_SERVICE, and says where its program is."""
     if program := os.environ.get("WIKI_SERVICE"):
         return Path(program)
+    command = ["cargo", "build", "--locked", "--message-format=json-render-diagnostics"]
     messages = subprocess.run(
-        ["cargo", "build", "--locked", "--message-format=json-render-diagnostics"],
+        [*command, *(["--release"] if release else [])],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
@@ -62,7 +64,7 @@ class Service:
             self.process = subprocess.Popen(
                 [*wrapper, program],
                 cwd=directory,
-                env=environment(PORT=str(self.port), **variables),
+                env=environment(**variables | {"PORT": str(self.port)}),
                 **{
                     "stdin": subprocess.DEVNULL,
                     "stdout": log,
@@ -80,6 +82,10 @@ class Service:
     def lines(self) -> list[dict[str, Any]]:
         """The log's JSON lines, each as one flat dictionary, in order."""
         return [flatten(json.loads(line)) for line in self.text.splitlines() if line[:1] == "{"]
+
+    def connect(self) -> socket.socket:
+        """A connection for what no HTTP library would send."""
+        return socket.create_connection((self.host, self.port), timeout=30)
 
     def new_text(self) -> str:
         """What was logged since the last call."""
@@ -148,6 +154,17 @@ def metrics(service: Service | httpx.Client) -> dict[str, float]:
     """Each sample of /metrics by its name and labels, as they are written."""
     client = service.client if isinstance(service, Service) else service
     return dict(samples(client.get("/metrics").text))
+
+
+def requests_seen(service: Service, status: str = "") -> float:
+    """How many, or how many whose status begins so; without those for the metrics themselves."""
+    return sum(
+        number
+        for sample, number in metrics(service).items()
+        if sample.startswith("http_requests_total{")
+        and 'route="/metrics"' not in sample
+        and f'status="{status}' in sample
+    )
 
 
 def samples(exposition: str) -> Iterator[tuple[str, float]]:

@@ -14,9 +14,18 @@ from support.databases import Database, Postgres, PostgresDatabase, SqliteDataba
 from support.service import Service, StartService
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="tests/faults at length, and in release")
+
+
 @pytest.fixture(scope="session")
-def program() -> Path:
-    return service.build()
+def long(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def program(long: bool) -> Path:
+    return service.build(release=long)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,10 @@ import httpx
 import psycopg
 import pytest
 
-from support.api import Answer, at_once, create_user, problem, timed
-from support.databases import Database, Postgres
+from support.api import Answer, at_once, create_post, create_user, problem, timed
+from support.databases import Database, Postgres, PostgresDatabase
+from support.figures import Figures
+from support.ledger import Ledger
 from support.net import TcpProxy, free_port
 from support.service import Service, StartService, metrics
 from support.wait import wait_until
@@ -33,6 +35,7 @@ GONE_BEFORE_THE_ANSWER = (
 
 @dataclass
 class Outage:
+    database: PostgresDatabase
     environment: dict[str, str]
     begin: Callable[[], object]
     end: Callable[[], object]
@@ -49,7 +52,7 @@ def outage(request: pytest.FixtureRequest, own_postgres: Postgres) -> Iterator[O
         "stopped": (own_postgres.pause, own_postgres.resume),
         "restarted": (own_postgres.stop, own_postgres.start),
     }[request.param]
-    yield Outage(database.environment_at(proxy.port), begin, end)
+    yield Outage(database, database.environment_at(proxy.port), begin, end)
     proxy.close()
 
 
@@ -108,46 +111,82 @@ def test_requests_fail_promptly_and_all_is_well_again(
 
 
 def test_under_load_nothing_hangs_and_nothing_acknowledged_is_lost(
-    outage: Outage, start_service: StartService
+    outage: Outage, start_service: StartService, ledger: Ledger, figures: Figures
 ) -> None:
     service = start_service(**outage.environment)
-    user_id = create_user(service.client)["id"]
-    over = threading.Event()
-    answers: list[Answer] = []
-    acknowledged: list[int] = []
+    with ledger.writers(service, clients=2 * POOL):
+        ledger.wait_for_more(50)
+        outage.begin()
+        wait_until(lambda: ledger.statuses[503] > 4 * POOL, "requests to fail")
+        outage.end()
+        service.wait_until_ready()
+        ledger.wait_for_more(50)
+    assert set(ledger.statuses) == {201, 503}
+    assert ledger.slowest < LIMIT, f"a request was held for {ledger.slowest:.1f} s"
+    figures.report(f"{ledger.settle(outage.database)}, slowest answer {ledger.slowest:.1f} s")
+    assert_the_pool_is_whole(service, min(ledger.acknowledged))
 
-    def client(_: int) -> None:
-        with httpx.Client(base_url=service.url, timeout=30) as http:
-            while not over.is_set():
-                body = {"user_id": user_id, "content": "under load"}
-                answer = http.post("/posts", json=body)
-                seconds = answer.elapsed.total_seconds()
-                answers.append(Answer(answer.status_code, seconds, answer.headers))
-                if answer.status_code == 201:
-                    acknowledged.append(answer.json()["post_id"])
 
-    def count(status: int) -> int:
-        return sum(answer.status == status for answer in answers)
+def test_kill_9_of_postgresql(
+    own_postgres: Postgres,
+    start_service: StartService,
+    ledger: Ledger,
+    figures: Figures,
+    chance: random.Random,
+    long: bool,
+) -> None:
+    kills = 20 if long else 2
+    database = own_postgres.create_database()
+    service = start_service(database, RUST_LOG="warn")
+    with ledger.writers(service):
+        for kill in range(kills):
+            ledger.wait_for_more(chance.randint(1, 1000 if long else 200))
+            failures = ledger.statuses[503]
+            own_postgres.kill()
+            wait_until(lambda: ledger.statuses[503] > failures, "requests to fail")  # noqa: B023
+            own_postgres.start()
+            if kill % 5 == 4:
+                figures.progress(f"{kill + 1} of {kills} kills")
+        ledger.wait_for_more(100)
+    assert set(ledger.statuses) == {201, 503}
+    assert ledger.slowest < LIMIT
+    figures.report(
+        f"{kills} kills, {ledger.settle(database)}, slowest answer {ledger.slowest:.1f} s"
+    )
+    assert_the_pool_is_whole(service, min(ledger.acknowledged))
 
-    with ThreadPoolExecutor(2 * POOL) as pool:
-        clients = pool.map(client, range(2 * POOL))
-        try:
-            wait_until(lambda: count(201) > 50, "fifty posts before the outage")
-            outage.begin()
-            wait_until(lambda: count(503) > 4 * POOL, "requests to fail")
-            outage.end()
-            service.wait_until_ready()
-            successes = count(201)
-            wait_until(lambda: count(201) > successes + 50, "fifty posts after the outage")
-        finally:
-            over.set()
-        list(clients)
-    assert {answer.status for answer in answers} == {201, 503}
-    slowest = max(answer.seconds for answer in answers)
-    assert slowest < LIMIT, f"a request was held for {slowest:.1f} s"
-    for post_id in acknowledged:
-        assert service.client.get(f"/posts/{post_id}").status_code == 200
-    assert_the_pool_is_whole(service, user_id)
+
+def test_a_pool_starved_by_slow_queries(
+    postgres_database: PostgresDatabase,
+    start_service: StartService,
+    ledger: Ledger,
+    figures: Figures,
+) -> None:
+    """Others are told so at once, and that they may try again: nothing of theirs was sent."""
+    service = start_service(postgres_database, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
+    with (
+        ledger.writers(service, clients=4),
+        ThreadPoolExecutor(POOL) as readers,
+        postgres_database.connect() as other,
+    ):
+        ledger.wait_for_more(100)
+        post = create_post(service.client, min(ledger.acknowledged))
+        with other.transaction(force_rollback=True):
+            other.execute("LOCK TABLE posts IN ACCESS EXCLUSIVE MODE")
+            url = f"{service.url}/posts/{post['post_id']}"
+            slow = [readers.submit(httpx.get, url, timeout=30) for _ in range(POOL)]
+            wait_until(lambda: len(ledger.refused) > 16, "writers to be sent away")
+            assert timed(service.client, "GET", "/livez").seconds < 0.5
+            assert not any(answer.done() for answer in slow)
+        assert {answer.result().json()["content"] for answer in slow} == {post["content"]}
+        ledger.wait_for_more(100)
+    assert set(ledger.statuses) == {201, 503}
+    assert ledger.slowest < LIMIT
+    assert metrics(service)["database_pool_acquire_timeouts_total"] >= len(ledger.refused)
+    figures.report(
+        f"{len(ledger.refused)} sent away, {ledger.settle(postgres_database)}, "
+        f"slowest answer {ledger.slowest:.1f} s"
+    )
 
 
 def test_retry_after_where_nothing_was_sent(

@@ -1,0 +1,46 @@
+# What a release pushes, as files: for each image its OCI layout, digest, tag, and what is in it (CycloneDX).
+# Compressed here and not while it is pushed, so that the digest is known before, and to everybody.
+{
+  lib,
+  jq,
+  linkFarm,
+  runCommand,
+  skopeo,
+  wiki-service,
+  images,
+}:
+
+let
+  release =
+    image:
+    runCommand "${image.imageName}-release"
+      {
+        nativeBuildInputs = [
+          jq
+          skopeo
+        ];
+        inherit (image) imageName imageTag stream;
+        service = baseNameOf wiki-service.outPath;
+        crates = builtins.toJSON (lib.importTOML ../Cargo.lock).package;
+        passAsFile = [ "crates" ];
+      }
+      ''
+        mkdir $out
+        "$stream" >image.tar
+        skopeo --insecure-policy --tmpdir "$TMPDIR" copy --quiet docker-archive:image.tar "oci:$out/oci:$imageTag"
+        jq --raw-output '.manifests[0].digest' $out/oci/index.json >$out/digest
+        echo "$imageTag" >$out/tag
+
+        blob() {
+          echo "$out/oci/blobs/''${1/://}"
+        }
+        for layer in $(jq --raw-output '.layers[].digest' "$(blob "$(cat $out/digest)")"); do
+          tar --list --gzip --file "$(blob "$layer")"
+        done | sed -nE 's,^(\./)?nix/store/([^/]+)/?$,\2,p' | sort -u |
+          jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" --arg service "$service" \
+            --slurpfile crates "$cratesPath" --from-file ${./sbom.jq} >$out/sbom.cdx.json
+      '';
+in
+linkFarm "wiki-release-images" (
+  lib.mapAttrs' (_: image: lib.nameValuePair image.imageName (release image)) images
+)

@@ -1,0 +1,192 @@
+"""What is in deploy/ suits the chart, and Kubernetes with the definitions of Argo CD and Flux."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support import crds
+from support.helm import CHART, Helm, install
+from support.kube import Cluster, Release
+from support.publication import Publication
+from support.service import ROOT
+from support.version import VERSION
+
+DEPLOY = ROOT / "deploy"
+OBJECTS = sorted(DEPLOY.glob("*/*.yaml"))
+ENVIRONMENTS = {path.stem: path for path in DEPLOY.glob("*.yaml")}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def definitions(cluster: Cluster) -> Iterator[None]:
+    """Argo CD's and Flux's, without their controllers; and the namespaces of the examples."""
+    files = [f"--filename={path}" for path in crds.download()]
+    assert len(files) >= 5
+    namespaces = ("argocd", "wiki")
+    cluster.kubectl("apply", "--server-side", *files)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    for name in namespaces:
+        cluster.kubectl("create", "namespace", name)
+    yield
+    cluster.kubectl("delete", "namespace", *namespaces)
+    cluster.kubectl("delete", *files)
+
+
+def dry_run(cluster: Cluster, text: str) -> str:
+    options = ("--dry-run=server", "--validate=strict", "--filename=-")
+    done = cluster.run("kubectl", "apply", *options, stdin=text, check=False)
+    return done.stderr if done.returncode else ""
+
+
+@pytest.mark.usefixtures("definitions")
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+def test_kubernetes_accepts_it(cluster: Cluster, path: Path) -> None:
+    assert not dry_run(cluster, path.read_text())
+
+
+@pytest.mark.usefixtures("definitions")
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+def test_kubernetes_would_refuse_a_misspelt_field(cluster: Cluster, path: Path) -> None:
+    for each in documents(path):
+        if each["kind"] != "Namespace":
+            each["spec"]["misspelt"] = True
+            assert "misspelt" in dry_run(cluster, json.dumps(each))
+
+
+def values_of(each: dict[str, Any]) -> list[dict[str, Any]]:
+    """The values with which an object of Argo CD or Flux installs the chart."""
+    spec = each.get("spec", {})
+    match each["kind"]:
+        case "Application":
+            return [spec["source"]["helm"]["valuesObject"]]
+        case "ApplicationSet":
+            (generator,) = spec["generators"]
+            chart, git = spec["template"]["spec"]["sources"]
+            assert git["ref"] == "values"
+            (file,) = chart["helm"]["valueFiles"]
+            return [
+                yaml.safe_load(
+                    Path(
+                        file.replace("$values", str(ROOT)).replace(
+                            "{{ .environment }}", element["environment"]
+                        )
+                    ).read_text()
+                )
+                for element in generator["list"]["elements"]
+            ]
+        case "HelmRelease":
+            return [spec["values"]]
+    return []
+
+
+def rendered(tmp_path: Path, values: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    helm = Helm(install("helm3"))
+    assert not (lint := helm.lint(f"--values={file}")).returncode, lint.stdout
+    text = helm.template(f"--values={file}", release="wiki").stdout
+    return text, [each for each in yaml.safe_load_all(text) if each]
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+def test_the_chart_accepts_the_values(tmp_path: Path, path: Path) -> None:
+    values = [each for document in documents(path) for each in values_of(document)]
+    assert len(values) == (len(ENVIRONMENTS) if path.stem == "applicationset" else 1)
+    for each in values:
+        assert rendered(tmp_path, each)[1]
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("argocd/*.yaml")), ids=lambda path: path.stem)
+def test_argo_cd_renders_the_same_each_time(tmp_path: Path, path: Path) -> None:
+    """It compares what it renders with what is there: a generated password would never settle."""
+    for document in documents(path):
+        for values in values_of(document):
+            assert rendered(tmp_path, values)[0] == rendered(tmp_path, values)[0]
+    generated = {"postgresql": {"auth": {}}}
+    assert rendered(tmp_path, generated)[0] != rendered(tmp_path, generated)[0]
+
+
+WAVE = "argocd.argoproj.io/sync-wave"
+
+
+def wave(each: dict[str, Any]) -> int:
+    return int(each["metadata"].get("annotations", {}).get(WAVE, 0))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_database_comes_before_what_uses_it(tmp_path: Path, environment: str) -> None:
+    values = yaml.safe_load(ENVIRONMENTS[environment].read_text())
+    objects = {
+        (each["kind"], each["metadata"]["name"]): each for each in rendered(tmp_path, values)[1]
+    }
+    assert wave(objects["StatefulSet", "wiki-postgresql"]) < wave(objects["Deployment", "wiki-api"])
+    mounted = 0
+    for each in objects.values():
+        pod = each.get("spec", {}).get("template", {}).get("spec", {})
+        for volume in pod.get("volumes", []):
+            if claim := volume.get("persistentVolumeClaim"):
+                mounted += 1
+                bound = objects["PersistentVolumeClaim", claim["claimName"]]
+                assert wave(bound) == wave(each), "a wave waits until its claims are bound"
+    assert mounted >= 3
+
+
+@pytest.mark.timeout(900)
+def test_the_chart_is_installed_from_the_registry(
+    cluster: Cluster,
+    publication: Publication,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node cannot pull from a registry on loopback with a certificate of ours: it is given what
+    the registry serves, under the references that the chart has."""
+    for name, digest in publication.digests.items():
+        if name != "wiki":
+            cluster.load(pulled(publication, tmp_path, f"{publication.repository}/{name}@{digest}"))
+    for name, value in publication.registry.environment.items():
+        monkeypatch.setenv(name, value)
+    namespace = "wiki-registry"
+    cluster.kubectl("create", "namespace", namespace)
+    release = Release(cluster, install("helm3"), namespace, CHART)
+    try:
+        url = f"oci://{publication.repository}/wiki"
+        release.install(f"--version={VERSION}", chart=url)
+        running = {
+            container["image"]
+            for component in publication.images
+            for pod in release.pods(component)
+            for container in pod["spec"]["containers"]
+        }
+        assert running == {
+            f"{publication.repository}/{name}@{publication.digests[name]}"
+            for name in publication.images.values()
+        }
+        release.wait_until_answering()
+        assert release.create_user("from the registry")["id"] == 1
+    finally:
+        release.helm("uninstall", check=False)
+        cluster.kubectl("delete", "namespace", namespace, "--timeout=120s")
+
+
+def pulled(publication: Publication, tmp_path: Path, reference: str) -> Path:
+    """An archive with an image as the registry serves it, named by its reference."""
+    folder = tmp_path / reference.rpartition(":")[2]
+    publication.registry.run(
+        *("skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"),
+        *(f"docker://{reference}", f"oci:{folder}"),
+    )
+    index = json.loads((folder / "index.json").read_text())
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": reference}
+    (folder / "index.json").write_text(json.dumps(index))
+    archive = folder.with_suffix(".tar")
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, arcname=".")
+    return archive

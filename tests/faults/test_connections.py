@@ -1,0 +1,96 @@
+"""Clients whose connections break, and too many of them."""
+
+import json
+import random
+import resource
+import socket
+import struct
+import time
+
+import httpx
+import psutil
+
+from support.api import create_user
+from support.databases import Database
+from support.figures import Figures
+from support.ledger import Ledger
+from support.service import StartService, metrics
+from support.wait import wait_until
+
+
+def test_connections_cut_in_mid_request(
+    database: Database,
+    start_service: StartService,
+    ledger: Ledger,
+    figures: Figures,
+    chance: random.Random,
+    long: bool,
+) -> None:
+    """By a FIN or a RST, anywhere in the request or right after it."""
+    cuts = 20_000 if long else 500
+    service = start_service(database, RUST_LOG="warn")
+    process = psutil.Process(service.process.pid)
+    with ledger.writers(service, clients=2):
+        ledger.wait_for_more(20)
+        for cut in range(cuts):
+            name = ledger.new_name()
+            body = json.dumps({"name": name}).encode()
+            head = f"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-length: {len(body)}\r\n\r\n"
+            request = head.encode() + body
+            kept = chance.choice([len(request), chance.randrange(len(request))])
+            # Noted first: its row may be there before the next line runs.
+            (ledger.open if kept == len(request) else ledger.refused).add(name)
+            with service.connect() as client:
+                client.sendall(request[:kept])
+                if chance.random() < 0.5:
+                    reset = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            if cut % 50 == 49:
+                # At the pace of the database: what it cannot keep up with is refused.
+                ledger.wait_for_more(1)
+            if cut % 5000 == 4999:
+                figures.progress(f"{cut + 1:,} of {cuts:,} cuts")
+    assert set(ledger.statuses) == {201}
+    wait_until(lambda: metrics(service)["http_requests_in_flight"] == 1, "every request to end")
+
+    def clients() -> int:
+        connections = process.net_connections("tcp")
+        return sum(bool(one.raddr) and one.laddr.port == service.port for one in connections)
+
+    # The one that is left reads the metrics.
+    wait_until(lambda: clients() == 1, "every connection to be closed")
+    figures.report(f"{cuts:,} cuts, {ledger.settle(database)}")
+    rows = database.execute("SELECT count(*) FROM users")[0][0]
+    assert metrics(service)["users_created_total"] == rows, "what is committed is counted"
+
+
+def test_running_out_of_file_descriptors(
+    database: Database, start_service: StartService, ledger: Ledger, figures: Figures
+) -> None:
+    limit = 100
+    service = start_service(
+        database,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        HEADER_TIMEOUT_SECONDS=60,
+        RUST_LOG="warn",
+    )
+    with ledger.writers(service):
+        ledger.wait_for_more(100)
+    process = psutil.Process(service.process.pid)
+    greedy = [service.connect() for _ in range(2 * limit)]
+    wait_until(lambda: process.num_fds() >= limit - 1, "every descriptor to be taken")
+    seconds, cpu_seconds = time.monotonic(), sum(process.cpu_times()[:2])
+    wait_until(lambda: time.monotonic() > seconds + 2, "two seconds to pass")
+    spent = sum(process.cpu_times()[:2]) - cpu_seconds
+    assert spent < 0.5, f"{spent:.2f} s of CPU time in two seconds: it spins"
+    assert process.is_running()
+    assert len(service.text.splitlines()) < 100, "it floods its log"
+    for client in greedy:
+        client.close()
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        assert client.get("/livez").status_code == 200
+    with ledger.writers(service):
+        ledger.wait_for_more(100)
+    assert set(ledger.statuses) == {201}
+    figures.report(f"{ledger.settle(database)}, {spent:.2f} s of CPU time in 2 s without any left")
+    assert create_user(service.client)

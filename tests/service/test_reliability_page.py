@@ -1,0 +1,35 @@
+"""docs/reliability.md claims nothing without a test."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/reliability.md").read_text()
+NAME = re.compile(r"`(\w+/test_\w+\.py)::(test_\w+)[^`]*`")
+
+
+def test_every_promise_names_its_test() -> None:
+    promises = PAGE.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert promises
+    assert [promise for promise in promises if not NAME.search(promise)] == []
+
+
+def test_every_test_that_it_names_is_there() -> None:
+    named = set(NAME.findall(PAGE))
+    assert named
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if f"\ndef {name}(" not in (ROOT / "tests" / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_everything_long_has_its_figures() -> None:
+    """Each test that reports figures has run at length, and they are in the page."""
+    figures = PAGE.partition("<!-- figures -->")[2]
+    for path in sorted((ROOT / "tests/faults").glob("test_*.py")):
+        for definition in re.split(r"\n(?=def )", path.read_text()):
+            name = re.match(r"def (test_\w+)\(", definition)
+            if name and "figures" in definition:
+                assert f"faults/{path.name}::{name[1]}" in figures, f"no figures of {name[1]}"

@@ -1,0 +1,18 @@
+"""cargo-deny, built once and kept."""
+
+import os
+import subprocess
+from pathlib import Path
+
+VERSION = "0.20.2"
+
+_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki-service-tests"
+ROOT = _cache / f"cargo-deny-{VERSION}"
+PROGRAM = ROOT / "bin/cargo-deny"
+
+
+def install() -> None:
+    if not PROGRAM.exists():
+        command = ["cargo", "install", "--locked", f"--root={ROOT}", f"cargo-deny@{VERSION}"]
+        # Elsewhere than in the project: its toolchain file is not for others' programs.
+        subprocess.run(["nice", *command], cwd=Path.home(), check=True)
