@@ -33,7 +33,9 @@
             postgresql-image = callLinuxPackage ./nix/postgresql-image.nix { };
             prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
             grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
+            k3s-image = callLinuxPackage ./nix/k3s-image.nix { };
             chart = callPackage ./nix/chart.nix { };
+            cluster-image = callLinuxPackage ./nix/cluster-image.nix { };
             release-images = callLinuxPackage ./nix/release-images.nix { images = imagesOf system; };
           }
         )
@@ -63,6 +65,10 @@
           default =
             app self.packages.${system}.wiki-service
               "The service, on a SQLite file in the current directory";
+          up = app (callPackage ./nix/up.nix { }) "The whole cluster in the local Docker, on port 8080";
+          down = app (callPackage ./nix/down.nix
+            { }
+          ) "Ends the cluster and keeps its data; --purge deletes it";
           push-images = app (callPackage ./nix/push-images.nix { }) "Push the images of this architecture";
           attest-images = app (callPackage ./nix/attest-images.nix
             { }

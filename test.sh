@@ -11,7 +11,7 @@ stages=("${@:-all}")
 need curl
 need git
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-if [[ ${stages[*]} =~ all|service|chart ]]; then
+if [[ ${stages[*]} =~ all|service|chart|cluster ]]; then
   need chromium
   need ip iproute2
 fi

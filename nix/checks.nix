@@ -1,6 +1,7 @@
 # Each check is a derivation whose name says what broke.
 {
   lib,
+  callPackage,
   cargo,
   clippy,
   grafana,
@@ -16,11 +17,14 @@
   rustfmt,
   shellcheck,
   stdenv,
+  zstd,
   wiki-service,
   wiki-image,
   postgresql-image,
   prometheus-image,
   grafana-image,
+  k3s-image,
+  cluster-image,
 }:
 
 let
@@ -40,46 +44,73 @@ let
     ../src
   ];
 
+  wiki-cluster = callPackage ./wiki-cluster.nix { };
+
+  clippyOf =
+    package: src:
+    stdenv.mkDerivation {
+      name = "clippy-${package.pname}";
+      inherit src;
+      inherit (package) cargoDeps;
+      nativeBuildInputs = [
+        cargo
+        clippy
+        rustPlatform.cargoSetupHook
+        rustc
+      ];
+      buildPhase = ''
+        cargo clippy --workspace --all-targets --offline --locked -- --deny warnings
+      '';
+      installPhase = "touch $out";
+    };
+
   # Reads an image without a runtime: $config is the file of its configuration, $files lists its files.
   imageContract =
     {
       image,
-      user,
-      port,
+      user ? null,
+      port ? null,
       megabytes,
       script,
     }:
-    runCommand "${image.imageName}-contract" { nativeBuildInputs = [ jq ]; } ''
-      fail() {
-        echo "${image.imageName}: $1" >&2
-        exit 1
+    runCommand "${image.imageName}-contract"
+      {
+        nativeBuildInputs = [
+          jq
+          zstd
+        ];
       }
-      holds() {
-        jq --exit-status "$1" "$config" >/dev/null || fail "not so: $1"
-      }
-      has_file() {
-        grep --quiet --line-regexp --extended-regexp "$1" "$files"
-      }
+      ''
+        fail() {
+          echo "${image.imageName}: $1" >&2
+          exit 1
+        }
+        holds() {
+          jq --exit-status "$1" "$config" >/dev/null || fail "not so: $1"
+        }
+        has_file() {
+          grep --quiet --line-regexp --extended-regexp "$1" "$files"
+        }
 
-      mkdir image
-      tar --extract --file ${image} --directory image
-      config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
-      files=$PWD/files
-      for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
-        tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
-      done >"$files"
+        mkdir image
+        tar --extract --file ${image} --directory image
+        config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
+        files=$PWD/files
+        for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
+          tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
+        done >"$files"
 
-      holds '.config.User == "${user}"'
-      holds '.config.ExposedPorts | has("${port}/tcp")'
-      for label in licenses source version; do
-        holds ".config.Labels | has(\"org.opencontainers.image.$label\")"
-      done
-      holds '.created | startswith("1970-01-01T00:00:01")'
-      size=$(stat --dereference --format %s ${image})
-      [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
-      ${script}
-      touch $out
-    '';
+        ${lib.optionalString (user != null) "holds '.config.User == \"${user}\"'"}
+        ${lib.optionalString (port != null) "holds '.config.ExposedPorts | has(\"${port}/tcp\")'"}
+        for label in licenses source version; do
+          holds ".config.Labels | has(\"org.opencontainers.image.$label\")"
+        done
+        holds '.created | startswith("1970-01-01T00:00:01")'
+        size=$(stat --dereference --format %s ${image})
+        [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
+        ${script}
+        touch $out
+      '';
 in
 {
   nix-format =
@@ -106,6 +137,8 @@ in
           ../tests/support/unpack-trixie
           ./pack-chart.sh
           ./postgresql-entrypoint.sh
+          ./stand-in/k3d
+          ./stand-in/k3s
           ./stand-in/nix
         ];
         nativeBuildInputs = [ shellcheck ];
@@ -131,7 +164,16 @@ in
   rust-format =
     runCommand "rust-format"
       {
-        src = rustSources;
+        src = sources [
+          ../Cargo.toml
+          ../Cargo.lock
+          ../cluster/Cargo.toml
+          ../cluster/Cargo.lock
+          ../cluster/src
+          ../migration
+          ../rustfmt.toml
+          ../src
+        ];
         nativeBuildInputs = [
           cargo
           rustfmt
@@ -140,24 +182,12 @@ in
       ''
         cd "$src"
         cargo fmt --all --check
+        cargo fmt --check --manifest-path cluster/Cargo.toml
         touch $out
       '';
 
-  clippy = stdenv.mkDerivation {
-    name = "clippy";
-    src = rustSources;
-    inherit (wiki-service) cargoDeps;
-    nativeBuildInputs = [
-      cargo
-      clippy
-      rustPlatform.cargoSetupHook
-      rustc
-    ];
-    buildPhase = ''
-      cargo clippy --workspace --all-targets --offline --locked -- --deny warnings
-    '';
-    installPhase = "touch $out";
-  };
+  clippy = clippyOf wiki-service rustSources;
+  cluster-clippy = clippyOf wiki-cluster wiki-cluster.src;
 
   # Those that need no browser, no tracing of the process and no minutes.
   service-tests =
@@ -242,6 +272,36 @@ in
       }; do
         has_file "$file" || fail "no Prometheus datasource: $file is missing"
       done
+    '';
+  };
+
+  k3s-image = imageContract {
+    image = k3s-image;
+    megabytes = 250;
+    script = ''
+      # By k3d's entrypoint scripts, and by whoever looks into the node.
+      for program in sh k3s kubectl ctr mount sed xargs touch date mkdir; do
+        has_file "/bin/$program" || fail "no /bin/$program"
+      done
+      for path in /var/lib/rancher/k3s /var/lib/kubelet /var/lib/cni /var/log; do
+        holds ".config.Volumes | has(\"$path\")"
+      done
+    '';
+  };
+
+  cluster-image = imageContract {
+    image = cluster-image;
+    port = "8080";
+    megabytes = 1500;
+    script = ''
+      holds '.config.Volumes | has("/var/lib/docker")'
+      holds '.config.Healthcheck.Test[2] == "health"'
+      for image in postgresql-${postgresql-image.imageTag} service-${wiki-image.imageTag} \
+        prometheus-${prometheus-image.imageTag} grafana-${grafana-image.imageTag}; do
+        has_file "/usr/share/wiki-cluster/images/wiki-$image.tar.zst" || fail "no archive of wiki-$image"
+      done
+      has_file "/usr/share/wiki-cluster/node/wiki-k3s-${k3s-image.imageTag}.tar.zst" || fail "no archive of the node"
+      ! has_file '/nix/store/.*/bin/(initdb|prometheus|grafana|wiki-service)' || fail "what is in an archive is in it twice"
     '';
   };
 }

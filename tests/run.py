@@ -29,6 +29,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
+    "cluster": {"Helm 3 and 4 (built once)": helm.install_all},
     "chart": {
         "Helm 3 and 4, kube-score (built once)": partial(
             helm.install_all, "helm3", "helm4", "kube-score"
@@ -53,6 +54,10 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
+    ],
+    "cluster": [
+        "cargo fmt --manifest-path cluster/Cargo.toml --check",
+        "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
     ],
     "delivery": [
         "{bin}/yamllint --strict .",

@@ -34,9 +34,10 @@ rec {
         runCommand "${name}-customisation-layer" { inherit contents extraCommands fakeRootCommands; }
           ''
             mkdir root
+            # As with lndir in nixpkgs, of two files with one name the first is taken.
             for content in $contents; do
               (cd "$content" && find . -type d -exec mkdir -p "$OLDPWD/root/{}" \;)
-              (cd "$content" && find . ! -type d -exec ln -s "$content/{}" "$OLDPWD/root/{}" \;)
+              (cd "$content" && find . ! -type d -exec ln -s "$content/{}" "$OLDPWD/root/{}" \;) 2>/dev/null || true
             done
             cd root
             eval "$extraCommands"
@@ -80,17 +81,27 @@ rec {
       '';
 
   buildLayeredImage =
-    args:
+    {
+      compressor ? "gz",
+      ...
+    }@args:
     let
-      stream = streamLayeredImage args;
+      stream = streamLayeredImage (removeAttrs args [ "compressor" ]);
+      compress =
+        {
+          none = "cat";
+          gz = "gzip -n";
+          zstd = "zstd -T0";
+        }
+        .${compressor};
     in
-    runCommand "${args.name}.tar.gz" {
+    runCommand "${args.name}.tar.${compressor}" {
       inherit (stream) imageName;
       passthru = {
         inherit (stream) imageTag;
         inherit stream;
       };
-    } "${stream} | gzip -n >$out";
+    } "${stream} | ${compress} >$out";
 
   caCertificates = runCommand "ca-certificates" { } ''
     mkdir -p $out/etc/ssl/certs

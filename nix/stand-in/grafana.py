@@ -8,6 +8,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,7 +171,9 @@ def main() -> None:
 
     base = ""
     if settings["GF_SERVER_SERVE_FROM_SUB_PATH"] == "true":
-        base = urlsplit(settings["GF_SERVER_ROOT_URL"]).path.rstrip("/")
+        # Grafana puts its own settings for these.
+        url = re.sub(r"%\(\w+\)s", "x", settings["GF_SERVER_ROOT_URL"])
+        base = urlsplit(url).path.rstrip("/")
     login = f"{settings['GF_SECURITY_ADMIN_USER']}:{settings['GF_SECURITY_ADMIN_PASSWORD']}"
     authorization = "Basic " + base64.b64encode(login.encode()).decode()
 

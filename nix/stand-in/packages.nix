@@ -32,7 +32,9 @@ let
           ''
             PATH=${lib.makeBinPath nativeBuildInputs}:${path}
             export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8
-            ${buildCommand}
+            ${
+              lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
+            }${buildCommand}
             # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
             true
           ''
@@ -120,6 +122,20 @@ let
       mkdir -p $out/bin
       ln -s "$(command -v ${name})" $out/bin/
     '';
+
+  # Programs as they are, with the libraries at the paths where they look for them: for the root of an image.
+  asTheyAre =
+    name: version: copy:
+    runCommand name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      (
+        ${copy}
+      )
+      find $out -type f -exec ldd {} + 2>/dev/null | grep -oE '/lib\S+' | sort -u | xargs -I{} cp -Ln --parents {} $out/ || true
+    ''
+    // {
+      inherit version;
+    };
 in
 lib.fix (pkgs: {
   inherit lib runCommand;
@@ -285,7 +301,7 @@ lib.fix (pkgs: {
         chmod +x $out/bin/prometheus
       ''
     // {
-      version = "3";
+      version = "3.16.0";
     };
 
   postgresql_16 = postgresql {
@@ -315,6 +331,68 @@ lib.fix (pkgs: {
         allLocales = true;
         locales = [ ];
       };
+
+  # Debian's, with what its dockerd runs.
+  docker = asTheyAre "docker" "20.10.24" ''
+    cd $out/bin
+    for program in containerd containerd-shim-runc-v2 docker docker-init docker-proxy dockerd runc mkfs.ext4 xz ps; do
+      cp -L "$(command -v $program)" .
+    done
+  '';
+  iptables = asTheyAre "iptables" "1.8.9" ''
+    cp -L /usr/sbin/xtables-nft-multi $out/bin/
+    for program in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+      ln -s xtables-nft-multi $out/bin/$program
+    done
+    cp -r --parents /usr/lib/*/xtables $out/
+  '';
+  busybox = asTheyAre "busybox" "1.35.0" ''
+    cp -L /bin/busybox $out/bin/
+    for applet in $(/bin/busybox --list); do
+      [ -e $out/bin/$applet ] || ln -s busybox $out/bin/$applet
+    done
+  '';
+  zstd = asTheyAre "zstd" "1.5.4" "cp -L /usr/bin/zstd $out/bin/";
+  kubectl = asTheyAre "kubectl" "1.35.0" ''cp -L "$(command -v kubectl)" $out/bin/'';
+  kubernetes-helm = asTheyAre "helm" "3.22.0" "cp /machine/bin/helm $out/bin/";
+
+  # The real one where it is given, and else one that answers what was recorded.
+  k3d =
+    let
+      given = builtins.getEnv "WIKI_TEST_K3D";
+    in
+    asTheyAre "k3d" "5.8.3" (
+      if given != "" then "cp /machine/k3d $out/bin/k3d # ${given}" else "cp ${./k3d} $out/bin/k3d"
+    );
+
+  # A double of it where one is given: a folder with programs and libraries as in the root of an image.
+  k3s =
+    let
+      given = builtins.getEnv "WIKI_TEST_K3S";
+    in
+    runCommand "k3s" { meta.mainProgram = "k3s"; } ''
+      mkdir -p $out/bin
+      ${lib.optionalString (given != "") ''
+        # ${given}
+        cp -r /machine/k3s/{bin,lib,lib64,opt,usr} $out/
+        chmod -R u+w $out
+        mkdir -p $out/libexec
+        mv $out/bin/k3s $out/libexec/
+        for program in $out/usr/bin/*; do
+          ln -sf "../usr/bin/$(basename "$program")" $out/bin/
+        done
+      ''}
+      cp ${./k3s} $out/bin/k3s
+      for program in crictl ctr kubectl; do
+        [ -e $out/bin/$program ] || ln -s k3s $out/bin/$program
+      done
+    ''
+    // {
+      version = "1.34.4+double1";
+      airgap-images = runCommand "k3s-airgap-images.tar.zst" { } ''
+        ${(pkgs.dockerTools.buildLayeredImage { name = "mirrored-pause"; }).stream} | zstd --quiet >$out
+      '';
+    };
 
   # A double of it, that its own text describes.
   grafana =
@@ -356,9 +434,6 @@ lib.fix (pkgs: {
   gzip = program "gzip";
   iproute2 = program "ip";
   jq = program "jq";
-  k3d = program "k3d";
-  kubectl = program "kubectl";
-  kubernetes-helm = copy "helm";
   libfaketime = program "faketime";
   nixfmt = program "nixfmt";
   nixfmt-tree = program "treefmt";

@@ -7,7 +7,10 @@ from support.nix import SYSTEM, Nix
 CHECKS = [
     "chart-lint",
     "clippy",
+    "cluster-clippy",
+    "cluster-image",
     "grafana-image",
+    "k3s-image",
     "nix-format",
     "postgresql-image",
     "prometheus-image",

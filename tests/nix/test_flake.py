@@ -8,7 +8,11 @@ import pytest
 
 from support.nix import ROOT, SYSTEM, Nix
 
-IMAGES = ["wiki-image", "postgresql-image", "prometheus-image", "grafana-image"]
+IMAGES = [
+    *("wiki-image", "postgresql-image", "prometheus-image", "grafana-image"),
+    *("k3s-image", "cluster-image"),
+]
+APPS = {"default": "wiki-service", "up": "wiki-cluster-up", "down": "wiki-cluster-down"}
 PACKAGES = {"default", "wiki-service", "chart", "release-images", *IMAGES}
 LINUX = ["x86_64-linux", "aarch64-linux"]
 DARWIN = ["x86_64-darwin", "aarch64-darwin"]
@@ -19,7 +23,7 @@ def test_the_outputs(nix: Nix) -> None:
     for system in LINUX + DARWIN:
         assert shown["packages"][system].keys() == PACKAGES
         assert shown["devShells"][system].keys() == {"default"}
-        assert shown["apps"][system].keys() >= {"default"}
+        assert shown["apps"][system].keys() >= APPS.keys()
         assert system in shown["formatter"]
         assert shown["checks"][system]
 
@@ -30,7 +34,8 @@ def test_every_output_evaluates(nix: Nix, system: str) -> None:
         paths = nix.evaluate(f"{kind}.{system}", "builtins.mapAttrs (_: package: package.drvPath)")
         assert all(path.endswith(".drv") for path in paths.values())
     assert nix.evaluate(f"formatter.{system}.drvPath").endswith(".drv")
-    assert nix.evaluate(f"apps.{system}.default.program").endswith("/bin/wiki-service")
+    for app, program in APPS.items():
+        assert nix.evaluate(f"apps.{system}.{app}.program").endswith(f"/bin/{program}")
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -55,7 +60,7 @@ def derivation(nix: Nix) -> str:
 
 def test_only_the_source_changes_the_image(checkout: Nix) -> None:
     before = derivation(checkout)
-    for name in ("README.md", "flake.nix", "tests/run.py"):
+    for name in ("README.md", "flake.nix", "cluster/src/main.rs", "tests/run.py"):
         with (checkout.flake / name).open("a") as file:
             file.write("\n# changed\n")
     assert derivation(checkout) == before, "a file that is not compiled changes the image"

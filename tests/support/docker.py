@@ -125,7 +125,8 @@ class Docker:
 
 
 @contextlib.contextmanager
-def dockerd() -> Iterator[Docker]:
+def dockerd(runtime: Path | None = None) -> Iterator[Docker]:
+    """`runtime`: a program that takes runc's place."""
     if not shutil.which("dockerd"):
         install()
     with tempfile.TemporaryDirectory(prefix="dockerd-") as name, contextlib.ExitStack() as stack:
@@ -143,6 +144,11 @@ def dockerd() -> Iterator[Docker]:
                     "--bridge=none",
                     "--iptables=false",
                     "--ip6tables=false",
+                    *(
+                        (f"--add-runtime=given={runtime}", "--default-runtime=given")
+                        if runtime
+                        else ()
+                    ),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,174 @@
+//! What the image brings, and what the user has set. Everything is checked before anything is started.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use std::{env, fs};
+
+use serde::Deserialize;
+
+use crate::process;
+
+/// Written by nix/cluster-image.nix.
+pub const SHARE: &str = "/usr/share/wiki-cluster";
+pub const RELEASE: &str = "wiki-release";
+/// Made at every start: the values that come from the environment.
+const VALUES_OF_ENVIRONMENT: &str = "/run/wiki-cluster-values.json";
+/// Options that this program gives to k3s itself, or whose change would lose the data.
+const OWN_OPTIONS: [&str; 6] =
+    ["--cluster-init", "--config", "--data-dir", "--disable", "--node-name", "--token"];
+
+#[derive(Deserialize)]
+pub struct Contents {
+    /// By the name of the program, `wiki-cluster` itself among them.
+    pub versions: BTreeMap<String, String>,
+    /// `name:tag` of the image of the node.
+    pub node: String,
+    /// `name:tag` of those that the release runs.
+    pub images: Vec<String>,
+    /// What `k3s server` knows.
+    pub k3s_options: Vec<String>,
+}
+
+impl Contents {
+    pub fn read() -> Result<Contents, String> {
+        let path = format!("{SHARE}/contents.json");
+        let text = fs::read(&path)
+            .map_err(|error| format!("{path}: {error}; start me by the cluster image"))?;
+        serde_json::from_slice(&text).map_err(|error| format!("{path}: {error}"))
+    }
+
+    pub fn version(&self) -> &str {
+        self.versions.get("wiki-cluster").map_or("?", String::as_str)
+    }
+}
+
+pub struct Config {
+    pub values: Vec<String>,
+    pub k3s_args: Vec<String>,
+}
+
+impl Config {
+    pub fn read(contents: &Contents) -> Result<Config, String> {
+        let variable = |name| env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let mut values = vec![format!("{SHARE}/values.yaml")];
+        if let Some(path) = variable("WIKI_VALUES") {
+            fs::read_to_string(&path)
+                .map_err(|error| format!("WIKI_VALUES={path}: {error}; mount the file there"))?;
+            values.push(path);
+        }
+        if let Some(password) = variable("GRAFANA_ADMIN_PASSWORD") {
+            check_password(&password)?;
+            let content = serde_json::json!({"grafana": {"adminPassword": password}}).to_string();
+            process::replace_file(VALUES_OF_ENVIRONMENT.as_ref(), content.as_bytes())
+                .map_err(|error| format!("{VALUES_OF_ENVIRONMENT}: {error}"))?;
+            values.push(VALUES_OF_ENVIRONMENT.into());
+        }
+        let k3s_args =
+            parse_k3s_args(&variable("K3S_ARGS").unwrap_or_default(), &contents.k3s_options)?;
+        let config = Config { values, k3s_args };
+        config.render(contents)?;
+        Ok(config)
+    }
+
+    /// `--values` for each file, the later ones winning.
+    pub fn helm_values(&self) -> Vec<&str> {
+        self.values.iter().flat_map(|path| ["--values", path]).collect()
+    }
+
+    /// The chart judges the values by its schema; port 8080 needs some of them as they are.
+    fn render(&self, contents: &Contents) -> Result<(), String> {
+        let chart = format!("{SHARE}/chart.tgz");
+        let kubernetes = contents
+            .versions
+            .get("k3s")
+            .and_then(|version| version.split('+').next())
+            .unwrap_or_default();
+        let mut arguments = vec![
+            "template",
+            RELEASE,
+            &chart,
+            "--kube-version",
+            kubernetes,
+            "--show-only",
+            "templates/ingress.yaml",
+        ];
+        arguments.extend(self.helm_values());
+        let ingress =
+            process::run(Duration::from_secs(60), "helm", &arguments).map_err(|error| {
+                if error.contains("could not find template") {
+                    "WIKI_VALUES: ingress.enabled is false, and port 8080 leads nowhere without it"
+                        .to_owned()
+                } else {
+                    format!("WIKI_VALUES: {}", error.trim_start_matches("Error: "))
+                }
+            })?;
+        if !ingress.contains("path: /users") {
+            return Err(
+                "WIKI_VALUES: api.enabled is false, and this image is there for the API".into()
+            );
+        }
+        if ingress.contains(" host:") || ingress.contains(" tls:") {
+            return Err("WIKI_VALUES: ingress.host and ingress.tls have to be empty: port 8080 answers to every name".into());
+        }
+        Ok(())
+    }
+}
+
+fn check_password(password: &str) -> Result<(), String> {
+    if password.chars().any(char::is_control) {
+        return Err(
+            "GRAFANA_ADMIN_PASSWORD: it has a line break or another control character".into()
+        );
+    }
+    // Grafana's own limit, beyond which its login form refuses to change it.
+    if password.chars().count() < 4 {
+        return Err("GRAFANA_ADMIN_PASSWORD: Grafana wants 4 characters or more".into());
+    }
+    Ok(())
+}
+
+fn parse_k3s_args(text: &str, known: &[String]) -> Result<Vec<String>, String> {
+    let arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    for argument in &arguments {
+        let option = argument.split('=').next().unwrap_or_default();
+        if !option.starts_with("--") {
+            return Err(format!("K3S_ARGS: {argument} is not an option: write --option=value"));
+        }
+        if OWN_OPTIONS.contains(&option) {
+            return Err(format!("K3S_ARGS: {option} is set by the image itself"));
+        }
+        if !known.iter().any(|known| known == option) {
+            return Err(format!(
+                "K3S_ARGS: k3s has no option {option}; `docker exec wiki-cluster docker exec k3d-wiki-server-0 k3s server --help` lists them"
+            ));
+        }
+    }
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_k3s() {
+        let known = ["--kubelet-arg".to_owned(), "--token".to_owned(), "--debug".to_owned()];
+        let parse = |text| parse_k3s_args(text, &known);
+        assert_eq!(parse(" --debug\n--kubelet-arg=max-pods=50 ").unwrap().len(), 2);
+        assert_eq!(parse("").unwrap().len(), 0);
+        assert!(
+            parse("--kubelet-arg max-pods=50")
+                .unwrap_err()
+                .contains("max-pods=50 is not an option")
+        );
+        assert!(parse("--no-such=1").unwrap_err().contains("has no option --no-such"));
+        assert!(parse("--token=x").unwrap_err().contains("--token is set by the image"));
+    }
+
+    #[test]
+    fn passwords() {
+        assert!(check_password("pass word").is_ok());
+        assert!(check_password("abc").is_err());
+        assert!(check_password("abcd\n").is_err());
+    }
+}

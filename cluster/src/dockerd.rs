@@ -1,0 +1,57 @@
+//! The Docker inside.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::process::wait_for;
+use crate::report::last_lines;
+
+pub const LOG: &str = "/var/log/dockerd.log";
+const SOCKET: &str = "/run/docker.sock";
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts it and waits until it answers. Its settings are in /etc/docker/daemon.json.
+pub fn start() -> Result<Child, String> {
+    // What was left by a container that was killed: nothing of it is alive.
+    for left in ["/run/docker", "/run/containerd", "/run/docker.pid", SOCKET] {
+        _ = fs::remove_dir_all(left).or_else(|_| fs::remove_file(left));
+    }
+    let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
+    let errors = log.try_clone().map_err(|error| format!("{LOG}: {error}"))?;
+    let mut child = Command::new("dockerd")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .map_err(|error| format!("dockerd cannot be run: {error}"))?;
+    let came = wait_for(LIMIT, || match child.try_wait() {
+        Ok(Some(status)) => Some(Err(status)),
+        _ => answers().then_some(Ok(())),
+    });
+    match came {
+        Some(Ok(())) => Ok(child),
+        Some(Err(status)) => Err(format!("dockerd ended with {status}: {}", last_words())),
+        None => {
+            Err(format!("dockerd does not answer after {} s: {}", LIMIT.as_secs(), last_words()))
+        }
+    }
+}
+
+pub fn answers() -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = UnixStream::connect(SOCKET)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains(" 200 "))
+    };
+    ask().unwrap_or(false)
+}
+
+pub fn last_words() -> String {
+    last_lines(&fs::read_to_string(LOG).unwrap_or_default(), 1)
+}

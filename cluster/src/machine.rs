@@ -1,0 +1,196 @@
+//! What the machine has to offer. Each check says what is missing and what to do.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::net::if_::if_nametoindex;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::{health, process};
+
+const GIB: u64 = 1 << 30;
+/// What the chart's pods ask for (1.5 GiB), and k3s and dockerd (1 GiB).
+const MEMORY: u64 = 5 * GIB / 2;
+/// Images unpacked twice over while they are imported, and the volumes of the release.
+const DISK_AT_FIRST: u64 = 6 * GIB;
+const DISK: u64 = GIB / 2;
+/// Every pod takes some; k3s and its containerd alone more than the kernel's default of 128.
+const INOTIFY_INSTANCES: u32 = 8192;
+
+pub const DATA: &str = "/var/lib/docker";
+
+pub fn check(first_boot: bool) -> Result<(), String> {
+    memory()?;
+    overlayfs()?;
+    disk(if first_boot { DISK_AT_FIRST } else { DISK })?;
+    bridge_filter()?;
+    iptables()?;
+    port()
+}
+
+/// Changes to the kernel's settings that need no restart of anything.
+pub fn prepare() {
+    for limit in ["max_user_instances", "max_user_watches"] {
+        let path = format!("/proc/sys/fs/inotify/{limit}");
+        let least = if limit == "max_user_watches" { 524_288 } else { INOTIFY_INSTANCES };
+        let now = fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(u32::MAX);
+        if now < least {
+            _ = fs::write(&path, least.to_string());
+        }
+    }
+    // Docker's own image for Docker in Docker does the same two things, in moby's hack/dind.
+    let security = "/sys/kernel/security";
+    if fs::read_dir(security).is_ok_and(|mut files| files.next().is_none()) {
+        _ = mount(Some("none"), security, Some("securityfs"), MsFlags::empty(), None::<&str>);
+    }
+    delegate_cgroups();
+}
+
+/// cgroup v2 hands controllers on only from a group without processes of its own.
+fn delegate_cgroups() {
+    let root = Path::new("/sys/fs/cgroup");
+    let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) else { return };
+    let init = root.join("init");
+    _ = fs::create_dir(&init);
+    for pid in fs::read_to_string(root.join("cgroup.procs")).unwrap_or_default().lines() {
+        _ = fs::write(init.join("cgroup.procs"), pid);
+    }
+    let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+    _ = fs::write(root.join("cgroup.subtree_control"), all.join(" "));
+}
+
+/// First of all: without it the others cannot tell.
+pub fn check_privileged() -> Result<(), String> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let read_only =
+        |path| statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    if capabilities & SYS_ADMIN == 0 || read_only("/proc/sys") || read_only("/sys/fs/cgroup") {
+        return Err("it runs a cluster inside, which takes `docker run --privileged`".into());
+    }
+    Ok(())
+}
+
+fn memory() -> Result<(), String> {
+    let total = fs::read_to_string("/proc/meminfo")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+        })
+        .map_or(u64::MAX, |kib| kib * 1024);
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
+        .unwrap_or(u64::MAX);
+    let there = total.min(limit);
+    if there < MEMORY {
+        return Err(format!(
+            "too little memory: {} GiB, and it takes {} GiB",
+            gib(there),
+            gib(MEMORY)
+        ));
+    }
+    Ok(())
+}
+
+fn disk(least: u64) -> Result<(), String> {
+    let found = statvfs(DATA).map_err(|error| format!("{DATA}: {error}"))?;
+    let free = found.blocks_available() * found.fragment_size();
+    if free < least {
+        return Err(format!(
+            "too little disk: {} GiB are free at {DATA}, and it takes {} GiB",
+            gib(free),
+            gib(least)
+        ));
+    }
+    Ok(())
+}
+
+fn gib(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+    let amount = bytes as f64 / GIB as f64;
+    format!("{amount:.1}")
+}
+
+/// Tried, since a module may be loaded by the attempt, and the volume may be on a file system that cannot hold one.
+fn overlayfs() -> Result<(), String> {
+    let work = Path::new(DATA).join("wiki-cluster/overlay");
+    let part = |name| work.join(name);
+    let parts = ["lower", "upper", "work", "merged"];
+    for name in parts {
+        fs::create_dir_all(part(name))
+            .map_err(|error| format!("{}: {error}", part(name).display()))?;
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        part("lower").display(),
+        part("upper").display(),
+        part("work").display()
+    );
+    let mounted = mount(
+        Some("overlay"),
+        &part("merged"),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    );
+    _ = umount2(&part("merged"), MntFlags::MNT_DETACH);
+    _ = fs::remove_dir_all(&work);
+    let supported =
+        fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("\toverlay\n"));
+    match mounted {
+        Ok(()) => Ok(()),
+        Err(_) if !supported => {
+            Err("the kernel has no overlayfs: `modprobe overlay` on the machine that runs Docker"
+                .into())
+        }
+        Err(error) => Err(format!(
+            "overlayfs does not work on the file system at {DATA} ({}): give it a volume on ext4, xfs or btrfs",
+            error.desc()
+        )),
+    }
+}
+
+/// Without it, a pod cannot reach another one on its node by the address of a Service.
+fn bridge_filter() -> Result<(), String> {
+    let there = || Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists();
+    if !there() {
+        // The kernel takes the name of an unknown interface for that of a module, and loads it outside of the
+        // container, where its file is. moby's modprobe in its Docker-in-Docker image works this way.
+        _ = if_nametoindex("br_netfilter");
+    }
+    if there() {
+        Ok(())
+    } else {
+        Err("the kernel has no br_netfilter: `modprobe br_netfilter` on the machine that runs Docker".into())
+    }
+}
+
+fn iptables() -> Result<(), String> {
+    for table in ["nat", "filter"] {
+        process::run(Duration::from_secs(30), "iptables", &["--wait", "--table", table, "--numeric", "--list"]).map_err(
+            |error| {
+                format!("the kernel has no iptables: `modprobe nf_tables nft_compat` on the machine that runs Docker ({error})")
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn port() -> Result<(), String> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, health::PORT)).map(drop).map_err(|error| {
+        format!("port {} inside is taken ({error}): leave out --network=host, or stop what listens there", health::PORT)
+    })
+}

@@ -1,0 +1,67 @@
+//! The Helm release.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::Hasher;
+use std::time::Duration;
+
+use crate::config::{Config, RELEASE, SHARE};
+use crate::process::{run, wait_for};
+use crate::{health, report};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// Grafana and Prometheus have some work to do at their first start; a slow disk makes it long.
+const READY: Duration = Duration::from_secs(600);
+
+/// Installs or upgrades it, unless it is what it should be.
+pub fn install(config: &Config) -> Result<(), String> {
+    let chart = format!("{SHARE}/chart.tgz");
+    let description = describe(&chart, config)?;
+    let status = run(LIMIT, "helm", &["status", RELEASE, "--output", "json"]).unwrap_or_default();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+    let info = &status["info"];
+    if info["status"] == "deployed" && info["description"] == description.as_str() {
+        return Ok(());
+    }
+    // Helm refuses to work on a release whose last change was cut off. Nobody else is at work at a start.
+    let pending = format!(
+        "owner=helm,name={RELEASE},status in (pending-install,pending-upgrade,pending-rollback)"
+    );
+    run(LIMIT, "kubectl", &["delete", "secret", "--selector", &pending, "--ignore-not-found"])?;
+    let mut arguments =
+        vec!["upgrade", "--install", RELEASE, &chart, "--description", &description];
+    arguments.extend(["--history-max", "3", "--timeout", "100s"]);
+    arguments.extend(config.helm_values());
+    run(LIMIT, "helm", &arguments).map(drop)
+}
+
+/// The release says itself from which chart and values it was made.
+fn describe(chart: &str, config: &Config) -> Result<String, String> {
+    let mut hasher = DefaultHasher::new();
+    for path in [chart].into_iter().chain(config.values.iter().map(String::as_str)) {
+        hasher.write(&fs::read(path).map_err(|error| format!("{path}: {error}"))?);
+    }
+    Ok(format!("wiki-cluster {:016x}", hasher.finish()))
+}
+
+/// Waits for every pod, and for an answer through port 8080.
+pub fn wait_until_ready() -> Result<(), String> {
+    let seconds = READY.as_secs();
+    let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
+    let timeout = format!("--timeout={seconds}s");
+    run(
+        READY + LIMIT,
+        "kubectl",
+        &["rollout", "status", "deployment,statefulset", &selector, &timeout],
+    )
+    .map_err(|error| match report::waiting_for() {
+        Some(pods) => format!("{pods} ({error})"),
+        None => error,
+    })?;
+    let mut last = Ok(());
+    wait_for(LIMIT, || {
+        last = health::api();
+        last.is_ok().then_some(())
+    });
+    last
+}

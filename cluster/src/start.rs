@@ -1,0 +1,97 @@
+//! From nothing to ready, and from ready to stopped.
+
+use std::process::Child;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+
+use crate::config::{Config, Contents};
+use crate::process::{POLL, wait_for};
+use crate::report::{self, say, step};
+use crate::state::Volume;
+use crate::{cluster, dockerd, images, machine, release};
+
+/// `docker stop` gives ten seconds; what takes longer is killed.
+const STOP_NODE: Duration = Duration::from_secs(7);
+const STOP_DOCKERD: Duration = Duration::from_millis(1500);
+
+static DOCKERD: Mutex<Option<Child>> = Mutex::new(None);
+
+pub fn run() -> Result<(), String> {
+    stop_on_signal();
+    boot().and_then(|()| watch()).inspect_err(|_| {
+        // What fails now fails because of the stop, which ends the process itself.
+        while report::STOPPING.load(Ordering::Relaxed) {
+            thread::sleep(POLL);
+        }
+    })
+}
+
+fn boot() -> Result<(), String> {
+    let start = Instant::now();
+    let contents = Contents::read()?;
+    report::banner(&contents);
+    machine::check_privileged()?;
+    let mut volume = Volume::open()?;
+    machine::check(volume.state.node.is_none())?;
+    let config = Config::read(&contents)?;
+    volume.adopt(&contents)?;
+
+    step(
+        1,
+        "docker",
+        || None,
+        || {
+            machine::prepare();
+            *DOCKERD.lock().unwrap() = Some(dockerd::start()?);
+            Ok(())
+        },
+    )?;
+    step(2, "node image", || None, || cluster::load_image(&contents))?;
+    step(3, "cluster", || None, || cluster::start(&config, &contents, &mut volume))?;
+    step(4, "images", || None, || images::import(&contents))?;
+    step(5, "release", || None, || release::install(&config))?;
+    step(6, "ready", report::waiting_for, release::wait_until_ready)?;
+    say(&format!("Ready after {:.0} s:", start.elapsed().as_secs_f64()));
+    say(&report::urls());
+    Ok(())
+}
+
+/// The container lives as long as dockerd does.
+fn watch() -> Result<(), String> {
+    loop {
+        if let Some(dockerd) = DOCKERD.lock().unwrap().as_mut()
+            && let Ok(Some(status)) = dockerd.try_wait()
+        {
+            return Err(format!("dockerd ended with {status}: {}", dockerd::last_words()));
+        }
+        thread::sleep(POLL * 20);
+    }
+}
+
+fn stop_on_signal() {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    // Before any other thread is made, so that they all inherit it.
+    signals.thread_block().expect("signals can be blocked");
+    thread::spawn(move || {
+        _ = signals.wait();
+        let start = Instant::now();
+        report::STOPPING.store(true, Ordering::Relaxed);
+        say("Stopping");
+        if dockerd::answers() {
+            cluster::stop(STOP_NODE);
+        }
+        if let Ok(mut dockerd) = DOCKERD.try_lock()
+            && let Some(dockerd) = dockerd.as_mut()
+        {
+            _ = kill(Pid::from_raw(dockerd.id().cast_signed()), Signal::SIGTERM);
+            _ = wait_for(STOP_DOCKERD, || dockerd.try_wait().ok().flatten());
+        }
+        say(&format!("Stopped in {:.1} s", start.elapsed().as_secs_f64()));
+        std::process::exit(0);
+    });
+}

@@ -1,0 +1,126 @@
+//! What is known of the volume at /var/lib/docker: who used it last, and whether a cluster is on it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Contents;
+use crate::process;
+
+const DIRECTORY: &str = "/var/lib/docker/wiki-cluster";
+
+#[derive(Default, Serialize, Deserialize)]
+pub struct State {
+    /// Those of the image that started on it last.
+    pub versions: BTreeMap<String, String>,
+    /// The node that was made to its end. Without one there is nothing yet that anybody could have written to.
+    pub node: Option<String>,
+}
+
+pub struct Volume {
+    pub state: State,
+    _lock: File,
+}
+
+impl Volume {
+    pub fn open() -> Result<Volume, String> {
+        let failed = |error| format!("{DIRECTORY}: {error}");
+        fs::create_dir_all(DIRECTORY).map_err(failed)?;
+        let lock = File::create(format!("{DIRECTORY}/lock")).map_err(failed)?;
+        lock.try_lock().map_err(|_| {
+            "another container is using the volume at /var/lib/docker: stop that one first"
+                .to_owned()
+        })?;
+        let state = match fs::read(file()) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| format!("{}: {error}", file().display()))?,
+            Err(_) => State::default(),
+        };
+        Ok(Volume { state, _lock: lock })
+    }
+
+    pub fn adopt(&mut self, contents: &Contents) -> Result<(), String> {
+        refuse_downgrade(&self.state.versions, &contents.versions)?;
+        self.state.versions.clone_from(&contents.versions);
+        self.save()
+    }
+
+    pub fn save(&self) -> Result<(), String> {
+        let text = serde_json::to_vec_pretty(&self.state).map_err(|error| error.to_string())?;
+        process::replace_file(&file(), &text)
+            .map_err(|error| format!("{}: {error}", file().display()))
+    }
+}
+
+fn file() -> PathBuf {
+    [DIRECTORY, "state.json"].iter().collect()
+}
+
+/// Data that a newer program has written is not given to an older one. PostgreSQL is particular both ways.
+fn refuse_downgrade(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    for program in ["wiki-cluster", "k3s"] {
+        if let (Some(old), Some(new)) = (old.get(program), new.get(program))
+            && numbers(new) < numbers(old)
+        {
+            return Err(format!(
+                "downgrade refused: the volume at /var/lib/docker was used by {program} {old}, and this image has {new}; \
+                 take that version or a newer one, or restore a backup on a new volume"
+            ));
+        }
+    }
+    if let (Some(old), Some(new)) = (old.get("postgresql"), new.get("postgresql"))
+        && numbers(old).first() != numbers(new).first()
+    {
+        return Err(format!(
+            "the volume at /var/lib/docker holds a database of PostgreSQL {old}, and this image has {new}: \
+             make a backup with the old image and restore it on a new volume"
+        ));
+    }
+    Ok(())
+}
+
+/// `1.35.5+k3s1` is 1, 35, 5, 3, 1.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn versions(cluster: &str, k3s: &str, postgresql: &str) -> BTreeMap<String, String> {
+        [("wiki-cluster", cluster), ("k3s", k3s), ("postgresql", postgresql)]
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .into()
+    }
+
+    #[test]
+    fn what_may_follow_what() {
+        let refused = |old, new| refuse_downgrade(&old, &new).err();
+        let now = || versions("0.9.0", "1.35.5+k3s1", "16.9");
+        assert_eq!(refused(BTreeMap::new(), now()), None);
+        assert_eq!(refused(now(), now()), None);
+        assert_eq!(refused(now(), versions("0.10.0", "1.36.0+k3s1", "16.10")), None);
+        assert_eq!(refused(now(), versions("0.9.0", "1.35.5+k3s2", "16.8")), None);
+        assert!(
+            refused(now(), versions("0.8.9", "1.35.5+k3s1", "16.9"))
+                .unwrap()
+                .contains("wiki-cluster 0.9.0")
+        );
+        assert!(
+            refused(now(), versions("0.9.0", "1.35.4+k3s9", "16.9"))
+                .unwrap()
+                .contains("k3s 1.35.5+k3s1")
+        );
+        assert!(
+            refused(now(), versions("1.0.0", "1.36.0+k3s1", "17.1"))
+                .unwrap()
+                .contains("PostgreSQL 16.9")
+        );
+    }
+}

@@ -1,0 +1,198 @@
+# One privileged container that boots the whole cluster, offline. What it does is in ../cluster.
+{
+  lib,
+  bash,
+  callPackage,
+  coreutils,
+  docker,
+  dockerTools,
+  fakeNss,
+  iptables,
+  jq,
+  k3d,
+  k3s,
+  kubectl,
+  kubernetes-helm,
+  postgresql_16,
+  prometheus,
+  grafana,
+  runCommand,
+  zstd,
+  chart,
+  k3s-image,
+  wiki-service,
+  wiki-image,
+  postgresql-image,
+  prometheus-image,
+  grafana-image,
+}:
+
+let
+  wiki-cluster = callPackage ./wiki-cluster.nix { };
+
+  reference = image: "${image.imageName}:${image.imageTag}";
+  # In the order in which the pods are on the way to an answer.
+  images = [
+    postgresql-image
+    wiki-image
+    prometheus-image
+    grafana-image
+  ];
+
+  contents = {
+    versions = {
+      wiki-cluster = wiki-service.version;
+      docker = docker.version;
+      k3d = k3d.version;
+      k3s = k3s.version;
+      kubectl = kubectl.version;
+      helm = kubernetes-helm.version;
+      postgresql = postgresql_16.version;
+      prometheus = prometheus.version;
+      grafana = grafana.version;
+    };
+    node = reference k3s-image;
+    images = map reference images;
+  };
+
+  values = {
+    ingress.exposeMetrics = true;
+  };
+
+  # k3s' Traefik asks for its newest version unless told otherwise.
+  traefik = {
+    apiVersion = "helm.cattle.io/v1";
+    kind = "HelmChartConfig";
+    metadata = {
+      name = "traefik";
+      namespace = "kube-system";
+    };
+    spec.valuesContent = builtins.toJSON {
+      global = {
+        checkNewVersion = false;
+        sendAnonymousUsage = false;
+      };
+    };
+  };
+
+  daemon = {
+    # Images are in /var/lib/docker alone, and `docker load` unpacks them once.
+    features.containerd-snapshotter = false;
+    # It keeps five files of 20 MB for each container; the default keeps everything.
+    log-driver = "local";
+    # Its last lines are shown when something fails.
+    log-level = "warn";
+  };
+
+  # The archives name store paths, which are in them already.
+  withoutReferences = {
+    __structuredAttrs = true;
+    unsafeDiscardReferences.out = true;
+  };
+  archive =
+    image:
+    runCommand "${image.imageName}.tar.zst" (
+      withoutReferences // { nativeBuildInputs = [ zstd ]; }
+    ) "${image.stream} | zstd -T0 -6 --quiet -o $out";
+  save =
+    image: directory:
+    "cp ${archive image} $share/${directory}/${image.imageName}-${image.imageTag}.tar.zst";
+
+  # Real files: links into the store would lead nowhere in the node.
+  files =
+    runCommand "wiki-cluster-files"
+      (
+        withoutReferences
+        // {
+          nativeBuildInputs = [ jq ];
+          contents = builtins.toJSON contents;
+          values = builtins.toJSON values;
+          traefik = builtins.toJSON traefik;
+          daemon = builtins.toJSON daemon;
+        }
+      )
+      ''
+        share=$out/usr/share/wiki-cluster
+        mkdir -p $out/etc/docker $share/{airgap,images,node}
+        ${save k3s-image "node"}
+        ${lib.concatMapStringsSep "\n" (image: save image "images") images}
+        cp ${k3s.airgap-images} $share/airgap/k3s-${k3s.version}.tar.zst
+        # k3s notes here what it has imported, and does not do so again.
+        touch $share/airgap/.cache.json
+        cp ${chart}/wiki-*.tgz $share/chart.tgz
+
+        printf %s "$daemon" >$out/etc/docker/daemon.json
+        printf %s "$values" >$share/values.yaml
+        printf %s "$traefik" >$share/traefik.yaml
+        ${lib.getExe' k3s "k3s"} server --help | grep --only-matching -e '--[a-z][a-z0-9-]*' | sort --unique |
+          jq --raw-input --null-input --argjson contents "$contents" '$contents + {k3s_options: [inputs]}' >$share/contents.json
+        jq --exit-status '.k3s_options | index("--kubelet-arg")' $share/contents.json >/dev/null
+      '';
+in
+dockerTools.buildLayeredImage {
+  name = "wiki-cluster";
+  # What is big in it is compressed already.
+  compressor = "zstd";
+
+  contents = [
+    bash
+    coreutils
+    docker
+    dockerTools.caCertificates
+    fakeNss
+    iptables # the one that dockerd runs
+    k3d
+    kubectl
+    kubernetes-helm
+    wiki-cluster
+    zstd
+  ];
+
+  fakeRootCommands = ''
+    cp -r ${files}/. .
+    chmod -R u+w .
+    ln -s wiki-cluster bin/wiki-status
+    mkdir -p root run var/lib/docker var/log
+    ln -s /run var/run
+    mkdir -m 1777 tmp
+  '';
+
+  config = {
+    Entrypoint = [ "/bin/wiki-cluster" ];
+    Env = [
+      "PATH=/bin"
+      "HOME=/root"
+      # k3d looks after a cluster with a container of this image; any that is there does.
+      "K3D_IMAGE_TOOLS=${reference k3s-image}"
+      "K3D_FIX_DNS=0"
+      # Brings k3d's entrypoint, which drains the node at a stop, also where there is nothing to fix.
+      "K3D_FIX_CGROUPV2=1"
+    ];
+    ExposedPorts."8080/tcp" = { };
+    Volumes."/var/lib/docker" = { };
+    Healthcheck =
+      let
+        seconds = 1000000000;
+      in
+      {
+        Test = [
+          "CMD"
+          "/bin/wiki-cluster"
+          "health"
+        ];
+        Interval = 10 * seconds;
+        Timeout = 10 * seconds;
+        # The boot takes a minute or two.
+        StartPeriod = 600 * seconds;
+        StartInterval = 2 * seconds;
+        Retries = 3;
+      };
+    Labels = {
+      "org.opencontainers.image.source" = wiki-service.meta.homepage;
+      "org.opencontainers.image.title" = "wiki-cluster";
+      "org.opencontainers.image.description" = wiki-cluster.meta.description;
+      "org.opencontainers.image.version" = wiki-service.version;
+      "org.opencontainers.image.licenses" = "MIT OR Apache-2.0";
+    };
+  };
+}

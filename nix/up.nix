@@ -1,0 +1,69 @@
+# `nix run .#up`: the cluster image in the Docker that is there.
+{
+  stdenv,
+  writeShellApplication,
+  cluster-image,
+}:
+
+let
+  # A stream is a program for the machine that builds it, which for macOS is another one.
+  load =
+    if stdenv.hostPlatform.isLinux then
+      "${cluster-image.stream} | docker load"
+    else
+      "docker load --input ${cluster-image}";
+in
+writeShellApplication {
+  name = "wiki-cluster-up";
+  text = ''
+    image=${cluster-image.imageName}:${cluster-image.imageTag}
+    fail() {
+      echo "up: $1" >&2
+      exit 1
+    }
+    ask() { docker container inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
+
+    [ $# = 0 ] || fail "it takes no arguments; the environment variables WIKI_VALUES, GRAFANA_ADMIN_PASSWORD and K3S_ARGS are passed on"
+    command -v docker >/dev/null || fail "there is no docker on PATH: install Docker"
+    error=$(docker version --format '{{.Server.Version}}' 2>&1 >/dev/null) || case $error in
+      *"permission denied"*) fail "no permission on Docker's socket: join the group docker, or run this as root" ;;
+      *) fail "Docker does not answer, start it: $error" ;;
+    esac
+
+    if other=$(ask Config.Image) && [ "$other" != "$image" ]; then
+      fail "the container wiki-cluster is of another version, $other: \`nix run .#down\`, which keeps the data, and then this again"
+    fi
+    if ! docker image inspect "$image" >/dev/null 2>&1; then
+      echo "Loading $image"
+      ${load} >/dev/null
+    fi
+    if [ -z "$other" ]; then
+      options=(--env GRAFANA_ADMIN_PASSWORD --env K3S_ARGS)
+      if [ -n "''${WIKI_VALUES:-}" ]; then
+        [ -f "$WIKI_VALUES" ] || fail "WIKI_VALUES=$WIKI_VALUES: there is no such file"
+        options+=(--env WIKI_VALUES=/values.yaml --volume "$(realpath "$WIKI_VALUES"):/values.yaml:ro")
+      fi
+      docker create --privileged --name wiki-cluster --publish 8080:8080 --volume wiki-cluster:/var/lib/docker \
+        "''${options[@]}" "$image" >/dev/null
+    fi
+    error=$(docker start wiki-cluster 2>&1 >/dev/null) || case $error in
+      *"already allocated"* | *"already in use"*) fail "port 8080 is taken: stop what listens there, and run this again" ;;
+      *) fail "$error" ;;
+    esac
+
+    # Without the fraction of the second: the first lines are older than the start, as Docker notes it.
+    started=$(ask State.StartedAt)
+    started=''${started%.*}Z
+    docker logs --follow --since "$started" wiki-cluster &
+    follower=$!
+    trap 'kill $follower 2>/dev/null' EXIT
+    until docker logs --since "$started" wiki-cluster 2>&1 | grep '^Ready after' >/dev/null; do
+      if [ "$(ask State.Running)" != true ]; then
+        sleep 1 # for the last lines
+        fail "it did not start; \`nix run .#down\` removes what is left and keeps the data"
+      fi
+      sleep 1
+    done
+    sleep 1
+  '';
+}

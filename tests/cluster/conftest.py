@@ -1,0 +1,129 @@
+"""Two ways to boot: in namespaces of this machine with doubles of all programs, and in earnest."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import helm
+from support.nix import ROOT
+
+DOUBLES = ("docker", "dockerd", "helm", "iptables", "k3d", "kubectl", "zstd")
+IMAGES = ["wiki-postgresql:a", "wiki-service:b"]
+VERSIONS = {"wiki-cluster": "0.2.0", "docker": "29.1.0", "k3s": "1.35.5+k3s1", "postgresql": "16.9"}
+
+
+class Machine:
+    """What the program finds in its container: its files, the volume, programs."""
+
+    def __init__(self, directory: Path, program: Path):
+        self.directory = directory
+        self.program = program
+        self.volume = directory / "volume"
+        self.share = directory / "share"
+        for folder in ("volume", "share/images", "share/node", "share/airgap", "bin"):
+            (directory / folder).mkdir(parents=True)
+        for image in [*IMAGES, "wiki-k3s:n"]:
+            kind = "node" if "k3s" in image else "images"
+            (self.share / kind / f"{image.replace(':', '-')}.tar.zst").write_text(image)
+        (self.share / "values.yaml").write_text("{}")
+        self.describe()
+        package = ["package", str(helm.CHART), "--destination", str(directory)]
+        subprocess.run([helm.install("helm3"), *package], check=True, stdout=subprocess.DEVNULL)
+        (chart,) = directory.glob("wiki-*.tgz")
+        chart.rename(self.share / "chart.tgz")
+        for name in DOUBLES:
+            (directory / "bin" / name).symlink_to(Path(__file__).parent / "double.py")
+        shutil.copy(helm.path("helm3"), directory / "real-helm")
+
+    def describe(self, node: str = "wiki-k3s:n", **versions: str) -> None:
+        contents = {
+            "versions": VERSIONS
+            | {name.replace("_", "-"): value for name, value in versions.items()},
+            "node": node,
+            "images": IMAGES,
+            "k3s_options": ["--debug", "--kubelet-arg", "--token"],
+        }
+        (self.share / "contents.json").write_text(json.dumps(contents))
+
+    def start(self, *, before: str = "", **environment: str) -> subprocess.Popen[str]:
+        script = f"""
+            set -e
+            ip link set lo up
+            for folder in /run /root /usr/share /var/lib /var/log /sys/fs/cgroup; do
+              mount -t tmpfs tmpfs $folder
+            done
+            mkdir /var/lib/docker /usr/share/wiki-cluster
+            mount --bind {self.volume} /var/lib/docker
+            mount --bind {self.share} /usr/share/wiki-cluster
+            cp {self.directory}/values-of-user.yaml /run/ 2>/dev/null || true
+            {before}
+            exec $RUN {self.program}
+        """
+        inherited = {"PATH": f"{self.directory}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "RUN": ""}
+        own = {"REAL_HELM": str(self.directory / "real-helm"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.Popen(
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+            env=inherited | own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def boot(self, **options: str) -> list[str]:
+        """Starts, waits until it is ready, stops; what it printed."""
+        process = self.start(**options)
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if "/grafana/" in line:
+                break
+        else:
+            pytest.fail("it ended:\n" + "\n".join(lines))
+        stop(process)
+        lines += process.stdout.read().splitlines()
+        assert process.wait(timeout=30) == 0, "\n".join(lines)
+        return lines
+
+    def refuse(self, **options: str) -> str:
+        """Starts where it should end by itself with an error; the last line."""
+        process = self.start(**options)
+        text, _ = process.communicate(timeout=60)
+        assert process.returncode == 1, text
+        self.output = text
+        return text.splitlines()[-1]
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.volume / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def forget_calls(self) -> None:
+        (self.volume / "calls").unlink(missing_ok=True)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """SIGTERM to what is process 1 in there."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), 15)
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    command = ["cargo", "build", "--quiet", "--release", "--locked"]
+    subprocess.run(command, cwd=ROOT / "cluster", check=True)
+    return ROOT / "cluster/target/release/wiki-cluster"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, program: Path) -> Machine:
+    probe = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--fork", "true"], check=False, capture_output=True
+    )
+    if probe.returncode:
+        pytest.skip("no namespaces of its own for the start program: this takes root")
+    return Machine(tmp_path, program)

@@ -1,0 +1,212 @@
+"""The whole chain: a Docker, in it the cluster image, in it a Docker, a real k3d, a node, the pods.
+
+It takes a k3d (WIKI_TEST_K3D, the program) and a double of k3s (WIKI_TEST_K3S, a folder with its
+root file system), from which the stand-in for nixpkgs makes the image. WIKI_TEST_RUNTIME is a
+program to run containers with where runc itself cannot run privileged ones.
+"""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support import docker as docker_support
+from support import nix as nix_support
+from support.browser import Visit, chromium
+from support.docker import Container, Docker
+from support.nix import ROOT, Nix
+from support.wait import wait_until
+
+GIVEN = ("WIKI_TEST_K3D", "WIKI_TEST_K3S")
+MISSING = [name for name in GIVEN if not os.environ.get(name)]
+BOOT = 400.0  # seconds; on two cores that do nothing else it takes less than 60
+KILLED_AFTER = [0.2, 0.8, 2, 5, 9, 14, 20, 28, 36, 45]
+
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"the whole chain takes {' and '.join(GIVEN)}"),
+    pytest.mark.timeout(1800),
+]
+Boot = Callable[..., Container]
+
+
+@pytest.fixture(scope="module")
+def nix() -> Nix:
+    try:
+        return nix_support.find()
+    except nix_support.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def docker() -> Iterator[Docker]:
+    runtime = os.environ.get("WIKI_TEST_RUNTIME")
+    try:
+        with docker_support.dockerd(Path(runtime) if runtime else None) as docker:
+            yield docker
+    except docker_support.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def image(nix: Nix, docker: Docker) -> str:
+    return docker.load(nix.build("cluster-image.stream")[0])
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What the Docker inside needs on this machine."""
+    runtime = os.environ.get("WIKI_TEST_RUNTIME")
+    if not runtime:
+        return ()
+    settings = tmp_path_factory.mktemp("inside") / "daemon.json"
+    own = {"log-driver": "local", "features": {"containerd-snapshotter": False}}
+    path = f"/given/{Path(runtime).name}"
+    given = {"default-runtime": "given", "runtimes": {"given": {"path": path}}}
+    settings.write_text(json.dumps(own | given))
+    program = Path(runtime).resolve()
+    return (f"--volume={settings}:/etc/docker/daemon.json:ro", f"--volume={program}:{path}:ro")
+
+
+@pytest.fixture
+def boot(docker: Docker, image: str, inside: tuple[str, ...]) -> Iterator[Boot]:
+    def boot(*options: str, of: str = image, **environment: str) -> Container:
+        return docker.start(of, options=("--privileged", *inside, *options), **environment)
+
+    yield boot
+    docker.clean()
+
+
+def wait_until_ready(container: Container, times: int = 1) -> str:
+    def ready() -> bool:
+        assert container.state["Running"], container.log
+        return container.log.count("Ready after") >= times
+
+    wait_until(ready, "the cluster to be ready", seconds=BOOT, every=0.5)
+    return container.log
+
+
+def create_user(container: Container, name: str) -> int:
+    with container.client(8080) as client:
+        answer = client.post("/users", json={"name": name})
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["id"])
+
+
+def user(container: Container, number: int) -> str | None:
+    with container.client(8080) as client:
+        answer = client.get(f"/users/{number}")
+        return answer.json().get("name")
+
+
+def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: Path) -> None:
+    cluster = boot()
+    assert cluster.state["Health"]["Status"] == "starting"
+    print(wait_until_ready(cluster))
+    wait_until(lambda: cluster.state["Health"]["Status"] == "healthy", "health", seconds=60)
+    base = f"http://{cluster.address(8080)}".replace("0.0.0.0", "127.0.0.1")
+
+    with chromium() as browser:
+        for path in ("/docs", "/redoc", "/grafana/"):
+            visit = Visit(browser.new_page())
+            visit.page.goto(base + path)
+            visit.page.get_by_text("Grafana" if path == "/grafana/" else "/users").first.wait_for()
+            visit.page.screenshot(path=tmp_path / f"{path.strip('/')}.png")
+            assert visit.hosts == {base.removeprefix("http://")}
+            assert not visit.complaints or path == "/grafana/"  # the double has no favicon
+    assert "users_created_total" in httpx.get(f"{base}/metrics").text
+
+    assert "wiki-release-api" in cluster.execute("kubectl", "get", "pods")
+    assert "deployed" in cluster.execute("helm", "list")
+    assert "1/1" in cluster.execute("k3d", "cluster", "list")
+    status = cluster.execute("wiki-status")
+    assert re.search(r"wiki-release-postgresql-0 +yes +0 +Running", status)
+    assert "http://localhost:8080/docs" in status
+
+    first = create_user(cluster, "Kept")
+    dump = tmp_path / "wiki.sql"
+    dump.write_text(cluster.execute("wiki-cluster", "backup"))
+    second = create_user(cluster, "After the backup")
+    with dump.open() as stdin:
+        docker.run("exec", "-i", cluster.id, "wiki-cluster", "restore", stdin=stdin.fileno())
+    assert (user(cluster, first), user(cluster, second)) == ("Kept", None)
+
+    for damaged in ("", dump.read_text()[:-200]):
+        dump.write_text(damaged)
+        with dump.open() as stdin, pytest.raises(AssertionError, match="no whole backup"):
+            docker.run("exec", "-i", cluster.id, "wiki-cluster", "restore", stdin=stdin.fileno())
+    assert user(cluster, first) == "Kept"
+
+    assert cluster.stop() == 0
+    assert "Stopped in" in cluster.log
+    cluster.start()
+    print(wait_until_ready(cluster, 2))
+    assert user(cluster, first) == "Kept"
+
+
+@pytest.mark.parametrize("seconds", KILLED_AFTER)
+def test_killed_at_any_moment_of_the_boot(boot: Boot, seconds: float) -> None:
+    cluster = boot()
+    time.sleep(seconds)  # the moment is what is tested
+    cluster.kill()
+    print(cluster.log.splitlines()[-1:])
+    cluster.start()
+    wait_until_ready(cluster)
+    assert user(cluster, create_user(cluster, "After the kill")) == "After the kill"
+
+
+def test_no_network(docker: Docker, image: str, inside: tuple[str, ...]) -> None:
+    flags = ("--detach", "--privileged", "--network=none", *inside)
+    cluster = Container(docker, docker.run("run", *flags, image).splitlines()[-1])
+    wait_until_ready(cluster)
+    cluster.execute("wiki-cluster", "health")
+    docker.clean()
+
+
+@pytest.fixture
+def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
+    """The image of another version of the project, whose node is another one."""
+    folder = tmp_path / "changed"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    file = folder / "nix/k3s-image.nix"
+    file.write_text(file.read_text().replace('title" = "k3s"', 'title" = "k3s, changed"'))
+    changed = docker.load(Nix(folder).build("cluster-image.stream")[0])
+    assert changed != image
+    return changed
+
+
+def test_another_version_on_the_same_volume(
+    boot: Boot, changed_image: str, docker: Docker, tmp_path: Path
+) -> None:
+    volume = "--volume=data:/var/lib/docker"
+    old = boot(volume)
+    wait_until_ready(old)
+    number = create_user(old, "Kept")
+    contents = json.loads(old.execute("cat", "/usr/share/wiki-cluster/contents.json"))
+    old.stop()
+    docker.run("rm", old.id)
+
+    new = boot(volume, of=changed_image)
+    wait_until_ready(new)
+    assert user(new, number) == "Kept"
+    new.stop()
+    docker.run("rm", new.id)
+
+    contents["versions"]["wiki-cluster"] = "0.0.1"
+    (tmp_path / "contents.json").write_text(json.dumps(contents))
+    mount = f"--volume={tmp_path}/contents.json:/usr/share/wiki-cluster/contents.json:ro"
+    older = boot(volume, mount)
+    assert older.wait() == 1
+    assert "downgrade refused" in older.log
+
+
+def test_without_privileges(docker: Docker, image: str) -> None:
+    cluster = docker.start(image, options=())
+    assert cluster.wait() == 1
+    assert "docker run --privileged" in cluster.log
+    docker.clean()

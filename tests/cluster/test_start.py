@@ -1,0 +1,176 @@
+"""The start program, with doubles of what it runs: steps, refusals, nothing done twice."""
+
+import fcntl
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
+
+
+def test_the_first_boot_reads_well(machine) -> None:
+    lines = machine.boot()
+    assert lines[0] == "wiki-cluster 0.2.0"
+    assert lines[1] == "with docker 29.1.0, k3s 1.35.5+k3s1, postgresql 16.9"
+    done = [line for line in lines if re.fullmatch(r"\[\d/6\] [a-z ]+: \d+\.\d s", line)]
+    assert [line.split("] ")[1].split(":")[0] for line in done] == STEPS
+    for path in ("/users", "/docs", "/redoc", "/metrics", "/grafana/"):
+        assert any(f"http://localhost:8080{path}" in line for line in lines)
+    assert re.fullmatch(r"Stopped in \d+\.\d s", lines[-1])
+
+
+def test_nothing_is_done_twice(machine) -> None:
+    machine.boot()
+    once = ("docker load", "k3d cluster create", "images import", "helm upgrade")
+    for call in once:
+        assert any(call in each for each in machine.calls), call
+    machine.forget_calls()
+    machine.boot()
+    for call in once:
+        assert not any(call in each for each in machine.calls), call
+    assert any("docker start k3d-wiki-server-0" in each for each in machine.calls)
+
+
+def test_a_changed_node_keeps_the_volumes(machine) -> None:
+    machine.boot()
+    machine.forget_calls()
+    machine.describe(node="wiki-k3s:m", wiki_cluster="0.3.0")
+    (machine.share / "node/wiki-k3s-m.tar.zst").write_text("wiki-k3s:m")
+    machine.boot()
+    assert any(call.startswith("k3d cluster create") for call in machine.calls)
+    assert not any("volume rm" in call for call in machine.calls)
+    assert "docker image rm wiki-k3s:n" in machine.calls
+
+
+def test_what_was_never_finished_is_begun_anew(machine) -> None:
+    assert "k3d is broken" in machine.refuse(BROKEN="k3d")
+    machine.forget_calls()
+    machine.boot()
+    assert "docker volume rm --force wiki-k3s" in machine.calls
+
+
+def test_options_of_k3s_reach_it(machine) -> None:
+    machine.boot(K3S_ARGS="--debug --kubelet-arg=max-pods=50")
+    (create,) = [call for call in machine.calls if call.startswith("k3d cluster create")]
+    assert "--k3s-arg --debug@server:0 --k3s-arg --kubelet-arg=max-pods=50@server:0" in create
+    machine.boot()
+    creations = [call for call in machine.calls if call.startswith("k3d cluster create")]
+    assert len(creations) == 2, "other options make another node"
+
+
+@pytest.mark.parametrize(
+    ("environment", "values", "complaint"),
+    [
+        ({"WIKI_VALUES": "/no/such.yaml"}, "", "WIKI_VALUES=/no/such.yaml: No such file"),
+        ({}, "api: [", "WIKI_VALUES: failed to parse"),
+        ({}, "api: {replica: 2}", "additional properties 'replica' not allowed"),
+        ({}, "api: {replicas: many}", "WIKI_VALUES: "),
+        ({}, "ingress: {enabled: false}", "WIKI_VALUES: ingress.enabled is false"),
+        ({}, "api: {enabled: false}", "WIKI_VALUES: api.enabled is false"),
+        ({}, "ingress: {host: example.com}", "WIKI_VALUES: ingress.host"),
+        ({"GRAFANA_ADMIN_PASSWORD": "abc"}, "", "GRAFANA_ADMIN_PASSWORD: "),
+        ({"GRAFANA_ADMIN_PASSWORD": "abcd\nefgh"}, "", "GRAFANA_ADMIN_PASSWORD: "),
+        ({"K3S_ARGS": "max-pods=3"}, "", "K3S_ARGS: max-pods=3 is not an option"),
+        ({"K3S_ARGS": "--kublet-arg=x"}, "", "K3S_ARGS: k3s has no option --kublet-arg"),
+        ({"K3S_ARGS": "--token=x"}, "", "K3S_ARGS: --token is set by the image"),
+    ],
+)
+def test_a_mistake_in_the_environment(machine, environment, values, complaint) -> None:
+    if values:
+        (machine.directory / "values-of-user.yaml").write_text(values)
+        environment = environment | {"WIKI_VALUES": "/run/values-of-user.yaml"}
+    assert complaint in machine.refuse(**environment)
+    assert len(machine.output.splitlines()) == 3, machine.output  # the banner's two, and this
+    assert not any(call.startswith("dockerd") for call in machine.calls)
+
+
+def test_a_downgrade_is_refused(machine) -> None:
+    machine.boot()
+    machine.forget_calls()
+    machine.describe(wiki_cluster="0.1.9")
+    line = machine.refuse()
+    assert "downgrade refused" in line
+    assert "wiki-cluster 0.2.0, and this image has 0.1.9" in line
+    machine.describe(k3s="1.35.4+k3s1")
+    assert "k3s 1.35.5+k3s1, and this image has 1.35.4+k3s1" in machine.refuse()
+    machine.describe(postgresql="17.1")
+    assert "holds a database of PostgreSQL 16.9" in machine.refuse()
+    assert not any(call.startswith("dockerd") for call in machine.calls)
+    machine.describe()
+    machine.boot()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"RUN": "setpriv --bounding-set=-sys_admin --"}, "docker run --privileged"),
+        ({"before": "mount -o bind,ro /proc/sys /proc/sys"}, "docker run --privileged"),
+        (
+            {"before": "echo 1000000000 >/sys/fs/cgroup/memory.max"},
+            "too little memory: 0.9 GiB, and it takes 2.5 GiB",
+        ),
+        (
+            {"before": "mount -t tmpfs -o size=1g tmpfs /var/lib/docker"},
+            "too little disk: 1.0 GiB are free at /var/lib/docker, and it takes 6.0 GiB",
+        ),
+        (
+            {"before": "mount -t proc -o ro proc /var/lib/docker"},
+            "/var/lib/docker",
+        ),
+        (
+            {"before": "mount -t tmpfs tmpfs /proc/sys/net && mkdir /proc/sys/net/x"},
+            "the kernel has no br_netfilter: `modprobe br_netfilter`",
+        ),
+        ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe nf_tables nft_compat`"),
+        (
+            {"before": "python3 -m http.server 8080 >/dev/null 2>&1 & sleep 2"},
+            "port 8080 inside is taken",
+        ),
+        ({"BROKEN": "dockerd"}, "dockerd ended with exit status: 1: dockerd is broken"),
+        ({"BROKEN": "k3d"}, ": k3d is broken"),
+        ({"BROKEN": "helm"}, "helm is broken"),
+        (
+            {"BROKEN": "pods"},
+            "wiki-release-grafana NotReady (error: timed out waiting for the condition)",
+        ),
+    ],
+)
+def test_a_machine_that_will_not_do(machine, options: dict[str, str], complaint: str) -> None:
+    assert complaint in machine.refuse(**options)
+
+
+def test_a_step_that_fails_shows_why(machine) -> None:
+    machine.refuse(BROKEN="pods")
+    for title in ("--- pods", "the pods", "--- events", "the events", "--- log of dockerd"):
+        assert title in machine.output.splitlines()
+
+
+def test_one_container_at_a_time_has_the_volume(machine) -> None:
+    folder = machine.volume / "wiki-cluster"
+    folder.mkdir()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another container is using the volume" in machine.refuse()
+
+
+def test_the_state_is_readable(machine) -> None:
+    machine.boot()
+    state = json.loads((machine.volume / "wiki-cluster/state.json").read_text())
+    assert state["node"] == "wiki-k3s:n"
+
+
+def test_help(program: Path) -> None:
+    text = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
+    for word in ("status", "health", "backup", "restore", "WIKI_VALUES", "K3S_ARGS"):
+        assert word in text
+    unknown = subprocess.run([program, "nonsense"], check=False, capture_output=True, text=True)
+    assert unknown.returncode == 1
+    assert unknown.stderr == "wiki-cluster: no such command: nonsense; --help lists them\n"
+
+
+def test_unit_tests(program: Path) -> None:
+    directory = program.parents[2]
+    subprocess.run(["cargo", "test", "--quiet", "--locked"], cwd=directory, check=True)
