@@ -67,7 +67,7 @@ impl<S: Subscriber> Layer<S> for Lines {
 static OUTBOX: Outbox = Outbox { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
 
 /// Bytes that wait no longer. Under load, to wake whoever reads the log for each line would take a
-/// quarter of a request's time.
+/// fifth of a request's CPU time.
 const MANY_WAITING: usize = 16 * 1024;
 /// Bytes beyond which lines are lost.
 const MOST_WAITING: usize = 1024 * 1024;

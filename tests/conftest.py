@@ -8,9 +8,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
-from support import databases, service
+from support import databases, kube, service
+from support import nix as nix_support
 from support.browser import chromium
 from support.databases import Database, Postgres, PostgresDatabase, SqliteDatabase
+from support.kube import Cluster
+from support.nix import Nix
 from support.service import Service, StartService
 
 
@@ -132,6 +135,22 @@ def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page()
     yield page
     page.close()
+
+
+@pytest.fixture(scope="session")
+def nix() -> Nix:
+    try:
+        return nix_support.find()
+    except nix_support.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with kube.cluster(tmp_path_factory.mktemp("cluster")) as found:
+        if not found:
+            pytest.skip("no Kubernetes: no WIKI_TEST_KUBE, and no k3d with a running Docker")
+        yield found
 
 
 def pytest_configure() -> None:

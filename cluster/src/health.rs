@@ -8,10 +8,6 @@ pub const PORT: u16 = 8080;
 /// No user has it: ids count up from 1. The service says so after it has asked the database.
 const LAST_USER: &str = "/users/9223372036854775807";
 
-pub fn run() -> Result<(), String> {
-    api()
-}
-
 pub fn api() -> Result<(), String> {
     let answer = get(LAST_USER)?;
     // An ingress controller that does not know the API yet says 404 too, but not like this.

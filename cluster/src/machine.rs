@@ -18,7 +18,7 @@ const MEMORY: u64 = 5 * GIB / 2;
 const DISK_AT_FIRST: u64 = 6 * GIB;
 const DISK: u64 = GIB / 2;
 /// Every pod takes some; k3s and its containerd alone more than the kernel's default of 128.
-const INOTIFY_INSTANCES: u32 = 8192;
+const INOTIFY: [(&str, u32); 2] = [("max_user_instances", 8192), ("max_user_watches", 524_288)];
 
 pub const DATA: &str = "/var/lib/docker";
 
@@ -33,9 +33,8 @@ pub fn check(first_boot: bool) -> Result<(), String> {
 
 /// Changes to the kernel's settings that need no restart of anything.
 pub fn prepare() {
-    for limit in ["max_user_instances", "max_user_watches"] {
+    for (limit, least) in INOTIFY {
         let path = format!("/proc/sys/fs/inotify/{limit}");
-        let least = if limit == "max_user_watches" { 524_288 } else { INOTIFY_INSTANCES };
         let now = fs::read_to_string(&path)
             .ok()
             .and_then(|text| text.trim().parse().ok())

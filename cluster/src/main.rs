@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         "start" if std::process::id() == 1 => return init::run(),
         "start" => start::run(),
         "status" => status::run(),
-        "health" => health::run(),
+        "health" => health::api(),
         "backup" => backup::run(),
         "restore" => backup::restore(),
         "--help" => {

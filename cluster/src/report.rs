@@ -84,7 +84,8 @@ pub fn urls() -> String {
 
 /// Pods that are not ready, with what holds them up.
 pub fn waiting_for() -> Option<String> {
-    let pods = crate::status::pods("--selector=app.kubernetes.io/instance=wiki-release").ok()?;
+    let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
+    let pods = crate::status::pods(&selector).ok()?;
     let waiting: Vec<String> = pods
         .iter()
         .filter(|pod| !pod.ready)

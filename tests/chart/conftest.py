@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from support import kube, nix
+from support import nix
 from support.helm import Helm, install
 from support.kube import Cluster, NewRelease, Release
 from support.nix import Nix
@@ -19,14 +19,6 @@ def helm(request: pytest.FixtureRequest) -> Helm:
 def helm3() -> Helm:
     """The Helm of the cluster image."""
     return Helm(install("helm3"))
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with kube.cluster(tmp_path_factory.mktemp("cluster")) as found:
-        if not found:
-            pytest.skip("no Kubernetes: no WIKI_TEST_KUBE, and no k3d with a running Docker")
-        yield found
 
 
 @pytest.fixture(scope="session")

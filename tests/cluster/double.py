@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Answers as dockerd, docker, k3d, kubectl, helm, zstd and iptables did in a real boot.
 
-It goes by the name it is called by, remembers in /run/double what was done, and notes each call.
-BROKEN in the environment names what fails.
+It goes by the name it is called by, remembers what was done on the volume, and notes each call
+there. BROKEN in the environment names what fails.
 """
 
 import json

@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from support import docker as docker_support
-from support import nix as nix_support
 from support.browser import Visit, chromium
 from support.docker import Container, Docker
 from support.nix import ROOT, Nix
@@ -33,14 +32,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 Boot = Callable[..., Container]
-
-
-@pytest.fixture(scope="module")
-def nix() -> Nix:
-    try:
-        return nix_support.find()
-    except nix_support.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")

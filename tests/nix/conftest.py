@@ -4,17 +4,8 @@ from pathlib import Path
 import pytest
 
 from support import docker as docker_support
-from support import nix as nix_support
 from support.docker import Docker
 from support.nix import Nix
-
-
-@pytest.fixture(scope="session")
-def nix() -> Nix:
-    try:
-        return nix_support.find()
-    except nix_support.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

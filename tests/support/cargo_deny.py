@@ -1,13 +1,13 @@
 """cargo-deny, built once and kept."""
 
-import os
 import subprocess
 from pathlib import Path
 
+from support.cache import CACHE
+
 VERSION = "0.20.2"
 
-_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki-service-tests"
-ROOT = _cache / f"cargo-deny-{VERSION}"
+ROOT = CACHE / f"cargo-deny-{VERSION}"
 PROGRAM = ROOT / "bin/cargo-deny"
 
 
