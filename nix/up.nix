@@ -45,6 +45,8 @@ writeShellApplication {
       fi
       docker create --privileged --name wiki-cluster --publish 8080:8080 --volume wiki-cluster:/var/lib/docker \
         "''${options[@]}" "$image" >/dev/null
+    elif [ -n "''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}" ]; then
+      echo "The container is there already, with the variables it was made with: \`nix run .#down\` first, to change them" >&2
     fi
     error=$(docker start wiki-cluster 2>&1 >/dev/null) || case $error in
       *"already allocated"* | *"already in use"*) fail "port 8080 is taken: stop what listens there, and run this again" ;;
