@@ -69,10 +69,6 @@ fn read_pod(pod: &Value) -> Pod {
         !containers.is_empty() && containers.iter().all(|container| container["ready"] == true);
     let reason =
         reason.map(|reason| if reason == "Running" && !ready { "NotReady" } else { reason });
-    let ready =
-        !containers.is_empty() && containers.iter().all(|container| container["ready"] == true);
-    let reason =
-        reason.map(|reason| if reason == "Running" && !ready { "NotReady" } else { reason });
     Pod {
         name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
         ready,
