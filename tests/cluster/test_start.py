@@ -12,8 +12,9 @@ STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
 # An overlay cannot be the upper layer of another one.
 NESTED = """
     mount -t tmpfs tmpfs /mnt
-    mkdir /mnt/lower /mnt/upper /mnt/work
-    mount -t overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work overlay /var/lib/docker
+    cd /mnt
+    mkdir lower upper work
+    mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay /var/lib/docker
 """
 WITHOUT_OVERLAY = """
     grep -v overlay /proc/filesystems >/run/filesystems
