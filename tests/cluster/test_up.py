@@ -12,6 +12,8 @@ import pytest
 from support import nix as nix_support
 from support.nix import SYSTEM, Nix
 
+pytestmark = pytest.mark.timeout(1800)  # the first build of all images
+
 # Of the container: the image it was made from, empty where there is none. Of the start: its error.
 DOCKER = """#!/bin/sh
 echo "$*" >>"$CALLS"
