@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from support import docker as docker_support
-from support import nix as nix_support
 from support.browser import Visit, chromium
 from support.docker import Container, Docker
 from support.nix import ROOT, Nix
@@ -33,14 +32,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 Boot = Callable[..., Container]
-
-
-@pytest.fixture(scope="module")
-def nix() -> Nix:
-    try:
-        return nix_support.find()
-    except nix_support.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +169,7 @@ def test_healthy_while_the_database_answers(boot: Boot) -> None:
     scale = ("kubectl", "scale", "statefulset/wiki-release-postgresql")
     cluster.execute(*scale, "--replicas=0")
     becomes("unhealthy")
-    with pytest.raises(AssertionError, match="port 8080 answers [45].. to /users/"):
+    with pytest.raises(AssertionError, match=r"port 8080 answers [45].. to /users/"):
         cluster.execute("wiki-cluster", "health")
     cluster.execute(*scale, "--replicas=1")
     becomes("healthy")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from support import nix as nix_support
 from support.nix import SYSTEM, Nix
 
 pytestmark = pytest.mark.timeout(1800)  # the first build of all images
@@ -58,14 +57,6 @@ class Commands:
     @property
     def calls(self) -> list[str]:
         return (self._folder / "calls").read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
-def nix() -> Nix:
-    try:
-        return nix_support.find()
-    except nix_support.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")
