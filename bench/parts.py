@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "target" / "bench"
@@ -98,6 +99,19 @@ def runs(program: str) -> str | None:
     return None
 
 
+def filled(rows: int) -> str:
+    """SQL that makes `rows` users, and a post by each."""
+    return f"""
+        TRUNCATE posts, users RESTART IDENTITY;
+        SET session_replication_role = replica; -- no look for the user of each post
+        INSERT INTO users (name, created_time)
+            SELECT 'User number ' || i, now() FROM generate_series(1, {rows}) i;
+        INSERT INTO posts (content, user_id, created_time)
+            SELECT 'This is post number ' || i || '. ' || repeat('Lorem ipsum. ', 15), i, now()
+            FROM generate_series(1, {rows}) i;
+        """
+
+
 class Postgres:
     """A PostgreSQL of our own with its defaults, fsync among them; no password, loopback only."""
 
@@ -138,16 +152,7 @@ class Postgres:
         return f"{scheme}://wiki@127.0.0.1:{self.port}/wiki"
 
     def fill(self, rows: int) -> None:
-        """`rows` users, and a post by each."""
-        self.sql(f"""
-            TRUNCATE posts, users RESTART IDENTITY;
-            SET session_replication_role = replica; -- no look for the user of each post
-            INSERT INTO users (name, created_time)
-                SELECT 'User number ' || i, now() FROM generate_series(1, {rows}) i;
-            INSERT INTO posts (content, user_id, created_time)
-                SELECT 'This is post number ' || i || '. ' || repeat('Lorem ipsum. ', 15), i, now()
-                FROM generate_series(1, {rows}) i;
-            """)
+        self.sql(filled(rows))
         self.sql("VACUUM ANALYZE")
 
     def stop(self) -> None:
@@ -194,12 +199,15 @@ class Server:
         self.first_answer = time.monotonic() - started
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.process.pid)
 
     def memory(self) -> float:
         """Bytes: the proportional set size, so that what workers share counts once."""
-        return sum(pss(pid) for pid in tree(self.pid))
+        return sum(pss(pid) for pid in tree(self.process.pid))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -337,8 +345,21 @@ end
 """
 
 
+class Target(Protocol):
+    """What load is sent to."""
+
+    name: str
+
+    @property
+    def url(self) -> str: ...
+
+    def cpu_seconds(self) -> float: ...
+
+    def memory(self) -> float: ...
+
+
 def wrk(
-    server: Server,
+    server: Target,
     case: str,
     seconds: float,
     *,
@@ -351,10 +372,10 @@ def wrk(
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua(case, rows))
         script.flush()
-        before, used = cpu_seconds(server.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, used = server.cpu_seconds(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
             [need("wrk", "wrk"), "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s",
-             "--latency", "-s", script.name, f"http://127.0.0.1:{server.port}"],
+             "--latency", "-s", script.name, server.url],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         memory = 0.0
@@ -362,7 +383,7 @@ def wrk(
             memory = max(memory, server.memory())
             time.sleep(0.3)
         text = process.stdout.read()
-        cpu = cpu_seconds(server.pid) - before
+        cpu = server.cpu_seconds() - before
     done = resource.getrusage(resource.RUSAGE_CHILDREN)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     if process.returncode or "Socket errors" in text or (failed and not refusals):
@@ -388,10 +409,10 @@ def oha(server: Server, case: str, seconds: float, rate: float) -> dict[str, flo
                "--latency-correction", "--no-tui", "--output-format", "json"]  # fmt: skip
     if body:
         command += ["-m", method, "-T", "application/json", "-d", body.replace("#", "1")]
-        command += [f"http://127.0.0.1:{server.port}{path}"]
+        command += [server.url + path]
     else:
         ids = path.replace("#", "[1-9][0-9]{0,3}")
-        command += ["--rand-regex-url", f"http://127.0.0.1:{server.port}{ids}"]
+        command += ["--rand-regex-url", server.url + ids]
     # Without a proxy that the environment may name.
     result = json.loads(run(*command, env={"PATH": os.environ["PATH"]}))
     statuses = result["statusCodeDistribution"]

@@ -76,6 +76,16 @@ resources: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* A container's environment: (dict "own" "- name: …" "extra" .Values.api.extraEnv). A name that is in both is left to the user
+     alone, since server-side apply, which Helm 4 uses, refuses a list that has it twice. */}}
+{{- define "wiki.env" -}}
+{{- $env := list }}
+{{- $names := list }}
+{{- range .extra }}{{ $names = append $names .name }}{{ end }}
+{{- range fromYamlArray .own }}{{ if not (has .name $names) }}{{ $env = append $env . }}{{ end }}{{ end }}
+{{- concat $env .extra | toYaml }}
+{{- end }}
+
 {{/* Under Argo CD the database is there before what uses it. A volume claim has to be in the same wave as the pod that
      mounts it: many classes bind it no sooner. */}}
 {{- define "wiki.databaseWave" -}}

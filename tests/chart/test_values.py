@@ -133,6 +133,30 @@ def test_the_footprint_is_the_predecessors(helm3: Helm) -> None:
     assert sum(number(claim["spec"]["resources"]["requests"]["storage"]) for claim in claims) <= 5e9
 
 
+def test_the_connections_fit_into_the_memory_limit(helm3: Helm) -> None:
+    """At their worst, as docs/performance.md has it."""
+    objects = helm3.objects()
+    connections = int(environment(objects, "wiki-release-api")["MAX_CONNECTIONS"])
+    (api,) = objects.pods()["wiki-release-api"]["containers"]
+    assert connections * 250e3 <= number(api["resources"]["limits"]["memory"])
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("api", "LOG_FORMAT"), ("postgresql", "PGDATA"), ("grafana", "GF_LOG_MODE")],
+)
+def test_a_variable_of_the_users_replaces_the_charts(
+    helm3: Helm, component: str, name: str
+) -> None:
+    """Both in one list is what server-side apply, and so Helm 4, refuses."""
+    extra = f"{component}.extraEnv"
+    objects = helm3.objects(f"--set={extra}[0].name={name}", f"--set={extra}[0].value=mine")
+    (container,) = objects.pods()[f"wiki-release-{component}"]["containers"]
+    assert [each for each in container["env"] if each["name"] == name] == [
+        {"name": name, "value": "mine"}
+    ]
+
+
 def number(quantity: str) -> float:
     match = re.fullmatch(r"([\d.]+)(\w*)", quantity)
     assert match

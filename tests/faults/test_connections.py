@@ -1,5 +1,6 @@
 """Clients whose connections break, and too many of them."""
 
+import contextlib
 import json
 import random
 import resource
@@ -11,7 +12,7 @@ import httpx
 import psutil
 
 from support.api import create_user
-from support.databases import Database
+from support.databases import Database, SqliteDatabase
 from support.figures import Figures
 from support.ledger import Ledger
 from support.service import StartService, metrics
@@ -94,3 +95,39 @@ def test_running_out_of_file_descriptors(
     assert set(ledger.statuses) == {201}
     figures.report(f"{ledger.settle(database)}, {spent:.2f} s of CPU time in 2 s without any left")
     assert create_user(service.client)
+
+
+def test_memory_for_connections_at_their_worst(
+    sqlite_database: SqliteDatabase, start_service: StartService, figures: Figures, long: bool
+) -> None:
+    """Headers of nearly 64 KiB on each, a body that does not end, and all anew: this is what the
+    chart's memory limit for its MAX_CONNECTIONS has to hold."""
+    connections, waves = (4000, 16) if long else (500, 4)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=300)
+    process = psutil.Process(service.process.pid)
+    memory = resting = process.memory_info().rss
+    head = b"POST /users HTTP/1.1\r\nhost: wiki\r\nx-much: %s\r\ncontent-length: 20000\r\n\r\n"
+    request = head % (b"a" * 62_000)
+    for wave in range(waves):
+        body = b"{" * (1 if wave % 2 else 12_000)
+        with contextlib.ExitStack() as clients:
+            for _ in range(connections):
+                clients.enter_context(service.connect()).sendall(request + body)
+            wait_until(
+                lambda: metrics(service)["http_requests_in_flight"] == connections + 1,
+                "every request to have begun",
+                seconds=60,
+            )
+            memory = max(memory, process.memory_info().rss)
+        wait_until(
+            lambda: metrics(service)["http_requests_in_flight"] == 1,
+            "every request to end",
+            seconds=60,
+        )
+        figures.progress(f"{wave + 1} of {waves} waves, {memory / 1e6:.0f} MB")
+    each = (memory - resting) / connections
+    assert each < 250e3, f"{each:,.0f} bytes"
+    size = f"{memory / 1e6:.0f} MB, {each / 1e3:.0f} kB each"
+    figures.report(f"{connections:,} connections, {waves} times: {size}")

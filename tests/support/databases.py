@@ -195,7 +195,11 @@ class Postgres:
         if self._process:
             self.resume()
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(timeout=60)
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                # Before version 16 it does so much in its signal handlers that it may hang in one.
+                self.kill()
         shutil.rmtree(self._home)
 
 
