@@ -58,7 +58,7 @@ writeShellApplication {
     started=''${started%.*}Z
     docker logs --follow --since "$started" wiki-cluster &
     follower=$!
-    trap 'kill $follower 2>/dev/null' EXIT
+    trap 'kill $follower 2>/dev/null || true' EXIT
     until docker logs --since "$started" wiki-cluster 2>&1 | grep '^Ready after' >/dev/null; do
       if [ "$(ask State.Running)" != true ]; then
         sleep 1 # for the last lines

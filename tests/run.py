@@ -29,7 +29,10 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
-    "cluster": {"Helm 3 (built once)": partial(helm.install_all, "helm3")},
+    "cluster": {
+        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
+        "Helm 3 (built once)": partial(helm.install_all, "helm3"),
+    },
     "chart": {
         "Helm 3 and 4, kube-score (built once)": partial(
             helm.install_all, "helm3", "helm4", "kube-score"

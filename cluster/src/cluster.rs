@@ -29,58 +29,82 @@ pub fn load_image(contents: &Contents) -> Result<(), String> {
     images::unpack_into(&archive, &["load", "--quiet"])
 }
 
-pub fn start(config: &Config, contents: &Contents, volume: &mut Volume) -> Result<(), String> {
-    let node = format!("{} {}", contents.node, config.k3s_args.join(" ")).trim().to_owned();
-    let format = format!("{{{{index .Config.Labels \"{LABEL}\"}}}}");
-    let there = run(SHORT, "docker", &["container", "inspect", "--format", &format, NODE]).ok();
-
-    if there.as_deref().map(str::trim) == Some(&node) && volume.state.node.as_deref() == Some(&node)
-    {
-        run(SHORT, "docker", &["start", NODE])?;
-    } else {
-        // Also what is left of one whose making was interrupted, such as a network.
-        run(SHORT, "k3d", &["cluster", "delete", NAME])?;
-        if volume.state.node.is_none() {
-            for (name, _) in VOLUMES {
-                run(SHORT, "docker", &["volume", "rm", "--force", name])?;
-            }
-        }
-        create(config, contents, &node)?;
-        remove_other_images(&contents.node);
-    }
-    write_kubeconfig()?;
-    wait_for(LIMIT, || {
-        run(SHORT, "kubectl", &["get", "--raw", "/readyz", "--request-timeout=5s"]).ok()
-    })
-    .ok_or_else(|| format!("Kubernetes is not ready after {} s", LIMIT.as_secs()))?;
-    if volume.state.node.as_deref() != Some(&node) {
-        volume.state.node = Some(node);
-        volume.save()?;
-    }
-    Ok(())
+/// The one that is wanted.
+pub struct Node<'a> {
+    config: &'a Config,
+    contents: &'a Contents,
+    label: String,
+    is_there: bool,
 }
 
-fn create(config: &Config, contents: &Contents, node: &str) -> Result<(), String> {
-    let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
-    volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
-    volumes.push(format!(
-        "{SHARE}/traefik.yaml:/var/lib/rancher/k3s/server/manifests/wiki-traefik.yaml"
-    ));
-    let volumes: Vec<String> = volumes.iter().map(|volume| format!("{volume}@server:0")).collect();
-    let label = format!("{LABEL}={node}@server:0");
-    let k3s_args: Vec<String> = ["--disable=metrics-server"]
-        .into_iter()
-        .chain(config.k3s_args.iter().map(String::as_str))
-        .map(|argument| format!("{}@server:0", argument.replace('@', "\\@")))
-        .collect();
+impl<'a> Node<'a> {
+    /// What is there instead of it is removed.
+    pub fn find_or_clear(
+        config: &'a Config,
+        contents: &'a Contents,
+        volume: &Volume,
+    ) -> Result<Node<'a>, String> {
+        let label = format!("{} {}", contents.node, config.k3s_args.join(" ")).trim().to_owned();
+        let format = format!("{{{{index .Config.Labels \"{LABEL}\"}}}}");
+        let there = run(SHORT, "docker", &["container", "inspect", "--format", &format, NODE]).ok();
+        let finished = volume.state.node.as_deref();
+        let is_there = there.as_deref().map(str::trim) == Some(&label) && finished == Some(&label);
+        if !is_there {
+            // Also what is left of one whose making was interrupted, such as a network.
+            run(SHORT, "k3d", &["cluster", "delete", NAME])?;
+            if finished.is_none() {
+                for (name, _) in VOLUMES {
+                    run(SHORT, "docker", &["volume", "rm", "--force", name])?;
+                }
+            }
+        }
+        Ok(Node { config, contents, label, is_there })
+    }
 
-    let mut arguments =
-        vec!["cluster", "create", NAME, "--image", &contents.node, "--token", TOKEN, "--no-lb"];
-    arguments.extend(["--port", "8080:80@server:0:direct", "--api-port", "127.0.0.1:6443"]);
-    arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label]);
-    arguments.extend(volumes.iter().flat_map(|volume| ["--volume", volume]));
-    arguments.extend(k3s_args.iter().flat_map(|argument| ["--k3s-arg", argument]));
-    run(LIMIT, "k3d", &arguments).map(drop)
+    /// Until Kubernetes answers.
+    pub fn start(self, volume: &mut Volume) -> Result<(), String> {
+        if self.is_there {
+            run(SHORT, "docker", &["start", NODE])?;
+        } else {
+            self.create()?;
+            remove_other_images(&self.contents.node);
+        }
+        write_kubeconfig()?;
+        wait_for(LIMIT, || {
+            run(SHORT, "kubectl", &["get", "--raw", "/readyz", "--request-timeout=5s"]).ok()
+        })
+        .ok_or_else(|| format!("Kubernetes is not ready after {} s", LIMIT.as_secs()))?;
+        if !self.is_there {
+            volume.state.node = Some(self.label);
+            volume.save()?;
+        }
+        Ok(())
+    }
+
+    fn create(&self) -> Result<(), String> {
+        let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
+        volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
+        volumes.push(format!(
+            "{SHARE}/traefik.yaml:/var/lib/rancher/k3s/server/manifests/wiki-traefik.yaml"
+        ));
+        let volumes: Vec<String> =
+            volumes.iter().map(|volume| format!("{volume}@server:0")).collect();
+        let label = format!("{LABEL}={}@server:0", self.label);
+        let k3s_args: Vec<String> = ["--disable=metrics-server"]
+            .into_iter()
+            .chain(self.config.k3s_args.iter().map(String::as_str))
+            .map(|argument| format!("{}@server:0", argument.replace('@', "\\@")))
+            .collect();
+
+        let image = self.contents.node.as_str();
+        let mut arguments =
+            vec!["cluster", "create", NAME, "--image", image, "--token", TOKEN, "--no-lb"];
+        arguments.extend(["--port", "8080:80@server:0:direct", "--api-port", "127.0.0.1:6443"]);
+        arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label]);
+        arguments.extend(volumes.iter().flat_map(|volume| ["--volume", volume]));
+        arguments.extend(k3s_args.iter().flat_map(|argument| ["--k3s-arg", argument]));
+        run(LIMIT, "k3d", &arguments).map(drop)
+    }
 }
 
 /// Makes kubectl, helm and k3d work for everyone in the container.

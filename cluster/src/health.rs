@@ -14,7 +14,10 @@ pub fn api() -> Result<(), String> {
     if answer.status == 404 && answer.head.contains("application/problem+json") {
         Ok(())
     } else {
-        Err(format!("port {PORT} answers {} to {LAST_USER}", answer.status))
+        Err(format!(
+            "port {PORT} answers {} to {LAST_USER}, and not as the API does when its database answers",
+            answer.status
+        ))
     }
 }
 

@@ -1,37 +1,40 @@
 //! The images of the release, in the node's containerd.
 
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use crate::cluster::NODE;
-use crate::config::{Contents, SHARE};
-use crate::process::{run, run_with_input};
+use crate::config::SHARE;
+use crate::process::{run, run_with_input, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Imports what is not there.
-pub fn import(contents: &Contents) -> Result<(), String> {
-    let there = run(
-        LIMIT,
-        "docker",
-        &["exec", NODE, "k3s", "ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"],
-    )?;
-    for image in &contents.images {
+/// Of the node, from nothing to its containerd.
+const CONTAINERD: Duration = Duration::from_secs(600);
+/// Each attempt is a process in a node that has other things to do.
+const BETWEEN: Duration = Duration::from_millis(500);
+const CTR: [&str; 5] = [NODE, "k3s", "ctr", "--namespace", "k8s.io"];
+
+/// Imports what is not there, when the node's containerd answers.
+pub fn import(images: &[String]) -> Result<(), String> {
+    let list: Vec<&str> =
+        ["exec"].into_iter().chain(CTR).chain(["images", "ls", "--quiet"]).collect();
+    let mut last = Err(String::new());
+    wait_for(CONTAINERD, || {
+        last = run(LIMIT, "docker", &list);
+        if last.is_err() {
+            thread::sleep(BETWEEN);
+        }
+        last.is_ok().then_some(())
+    });
+    let there = last?;
+    let import: Vec<&str> =
+        ["exec", "--interactive"].into_iter().chain(CTR).chain(["images", "import", "-"]).collect();
+    for image in images {
         let name = format!("docker.io/library/{image}");
         if !there.lines().any(|line| line == name) {
             let archive = format!("{SHARE}/images/{}.tar.zst", image.replace(':', "-"));
-            let import = [
-                "exec",
-                "--interactive",
-                NODE,
-                "k3s",
-                "ctr",
-                "--namespace",
-                "k8s.io",
-                "images",
-                "import",
-                "-",
-            ];
             unpack_into(&archive, &import)?;
         }
     }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cluster::{self, Node};
 use crate::config::{Config, Contents};
 use crate::process::{POLL, wait_for};
 use crate::report::{self, say, step};
 use crate::state::Volume;
-use crate::{cluster, dockerd, images, machine, release};
+use crate::{dockerd, images, machine, release};
 
 /// `docker stop` gives ten seconds; what takes longer is killed.
 const STOP_NODE: Duration = Duration::from_secs(7);
@@ -52,8 +53,20 @@ fn boot() -> Result<(), String> {
         },
     )?;
     step(2, "node image", || None, || cluster::load_image(&contents))?;
-    step(3, "cluster", || None, || cluster::start(&config, &contents, &mut volume))?;
-    step(4, "images", || None, || images::import(&contents))?;
+    let importing = step(
+        3,
+        "cluster",
+        || None,
+        || {
+            let node = Node::find_or_clear(&config, &contents, &volume)?;
+            // Meanwhile: the node's containerd answers long before all of it does.
+            let images = contents.images.clone();
+            let importing = thread::spawn(move || images::import(&images));
+            node.start(&mut volume)?;
+            Ok(importing)
+        },
+    )?;
+    step(4, "images", || None, || importing.join().expect("it does not panic"))?;
     step(5, "release", || None, || release::install(&config))?;
     step(6, "ready", report::waiting_for, release::wait_until_ready)?;
     say(&format!("Ready after {:.0} s:", start.elapsed().as_secs_f64()));

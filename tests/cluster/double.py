@@ -71,6 +71,7 @@ def docker(*arguments: str) -> None:
         case ["start", _]:
             serve()
         case ["exec", *_, "ls", "--quiet"]:
+            memory["node"] or fail("Error: No such container: k3d-wiki-server-0")
             print("\n".join(memory["imported"]))
         case ["exec", *_, "import", "-"]:
             remember(

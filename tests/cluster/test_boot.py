@@ -159,6 +159,23 @@ def test_no_network(docker: Docker, image: str, inside: tuple[str, ...]) -> None
     docker.clean()
 
 
+def test_healthy_while_the_database_answers(boot: Boot) -> None:
+    def becomes(status: str) -> None:
+        wait_until(lambda: cluster.state["Health"]["Status"] == status, status, seconds=180)
+
+    cluster = boot()
+    wait_until_ready(cluster)
+    becomes("healthy")
+    scale = ("kubectl", "scale", "statefulset/wiki-release-postgresql")
+    cluster.execute(*scale, "--replicas=0")
+    becomes("unhealthy")
+    with pytest.raises(AssertionError, match=r"port 8080 answers [45].. to /users/"):
+        cluster.execute("wiki-cluster", "health")
+    cluster.execute(*scale, "--replicas=1")
+    becomes("healthy")
+    cluster.execute("wiki-cluster", "health")
+
+
 @pytest.fixture
 def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
     """The image of another version of the project, whose node is another one."""

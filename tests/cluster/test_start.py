@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 
 STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
+# An overlay cannot be the upper layer of another one.
+NESTED = """
+    mount -t tmpfs tmpfs /mnt
+    cd /mnt
+    mkdir lower upper work
+    mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay /var/lib/docker
+"""
+WITHOUT_OVERLAY = """
+    grep -v overlay /proc/filesystems >/run/filesystems
+    mount --bind /run/filesystems /proc/filesystems
+"""
 
 
 def test_the_first_boot_reads_well(machine) -> None:
@@ -120,6 +131,11 @@ def test_a_downgrade_is_refused(machine) -> None:
             {"before": "mount -t proc -o ro proc /var/lib/docker"},
             "/var/lib/docker",
         ),
+        (
+            {"before": NESTED},
+            "overlayfs does not work on the file system at /var/lib/docker (Invalid argument)",
+        ),
+        ({"before": NESTED + WITHOUT_OVERLAY}, "the kernel has no overlayfs: `modprobe overlay`"),
         (
             {"before": "mount -t tmpfs tmpfs /proc/sys/net && mkdir /proc/sys/net/x"},
             "the kernel has no br_netfilter: `modprobe br_netfilter`",

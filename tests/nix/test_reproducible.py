@@ -9,7 +9,15 @@ import pytest
 
 from support.nix import Nix
 
-ARTEFACTS = ["wiki-image", "postgresql-image", "prometheus-image", "grafana-image", "chart"]
+ARTEFACTS = [
+    "wiki-image",
+    "postgresql-image",
+    "prometheus-image",
+    "grafana-image",
+    "k3s-image",
+    "cluster-image",
+    "chart",
+]
 
 
 def digest(path: Path) -> str:

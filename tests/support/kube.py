@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from support import nix
 from support.net import free_port
 from support.wait import wait_until
 
@@ -113,10 +114,8 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
     elif shutil.which("k3d") and _docker_runs():
         name, port = f"wiki-test-{os.getpid()}", free_port()
         ports = ["--no-lb", "-p", f"127.0.0.1:{port}:80@server:0:direct"]
-        subprocess.run(
-            ["k3d", "cluster", "create", name, *ports, "--kubeconfig-update-default=false"],
-            check=True,
-        )
+        own = ["--kubeconfig-update-default=false", *_node_image()]
+        subprocess.run(["k3d", "cluster", "create", name, *ports, *own], check=True)
         kubeconfig = directory / "kubeconfig"
         try:
             written = subprocess.run(
@@ -132,6 +131,17 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
             subprocess.run(["k3d", "cluster", "delete", name], check=True)
     else:
         yield None
+
+
+def _node_image() -> list[str]:
+    """The flake's own, where there is a real k3s to make it from, or a double; else k3d's."""
+    if not (nix.REAL or os.environ.get("WIKI_TEST_K3S")):
+        return []
+    flake = nix.find()
+    with subprocess.Popen(flake.build("k3s-image.stream"), stdout=subprocess.PIPE) as stream:
+        subprocess.run(["docker", "load", "--quiet"], stdin=stream.stdout, check=True)
+    reference = 'image: "${image.imageName}:${image.imageTag}"'
+    return ["--image", str(flake.evaluate("k3s-image", reference))]
 
 
 def _answers(url: str) -> bool:
