@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import helm
-from support import nix as nix_support
-from support.nix import ROOT, Nix
+from support.nix import ROOT
 
 DOUBLES = ("docker", "dockerd", "helm", "iptables", "k3d", "kubectl", "zstd")
 IMAGES = ["wiki-postgresql:a", "wiki-service:b"]
@@ -111,14 +110,6 @@ def stop(process: subprocess.Popen[str]) -> None:
     """SIGTERM to what is process 1 in there."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), 15)
-
-
-@pytest.fixture(scope="session")
-def nix() -> Nix:
-    try:
-        return nix_support.find()
-    except nix_support.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")
