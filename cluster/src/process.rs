@@ -1,5 +1,6 @@
 //! Child processes with a time limit.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -20,10 +21,23 @@ pub fn run_with_input(
     arguments: &[&str],
     input: impl Into<Stdio>,
 ) -> Result<String, String> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(input)
-        .stdout(Stdio::piped())
+    finish(limit, Command::new(program).args(arguments).stdin(input).stdout(Stdio::piped()))
+}
+
+/// Feeds a command from stdin, and lets it write to our own stdout.
+pub fn pass_through(
+    limit: Duration,
+    program: &str,
+    arguments: &[&str],
+    input: Option<File>,
+) -> Result<(), String> {
+    let input = input.map_or_else(Stdio::null, Stdio::from);
+    finish(limit, Command::new(program).args(arguments).stdin(input)).map(drop)
+}
+
+fn finish(limit: Duration, command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{program} cannot be run: {error}"))?;
@@ -35,31 +49,9 @@ pub fn run_with_input(
         Some(status) if status.success() => Ok(stdout),
         Some(_) => Err(one_line(&stderr)),
         None => {
+            let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
             Err(format!("`{program} {}` took more than {} s", arguments.join(" "), limit.as_secs()))
         }
-    }
-}
-
-/// Feeds a command from stdin, and lets it write to our own stdout.
-pub fn pass_through(
-    limit: Duration,
-    program: &str,
-    arguments: &[&str],
-    input: Option<File>,
-) -> Result<(), String> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(input.map_or_else(Stdio::null, Stdio::from))
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{program} cannot be run: {error}"))?;
-    let stderr = collect(child.stderr.take());
-    let status = wait(&mut child, limit);
-    let stderr = join(&stderr);
-    match status {
-        Some(status) if status.success() => Ok(()),
-        Some(_) => Err(one_line(&stderr)),
-        None => Err(format!("it took more than {} s", limit.as_secs())),
     }
 }
 
