@@ -241,6 +241,10 @@ impl Database {
     async fn migrate(&self, deadline: Instant) -> Result<(), DbErr> {
         match self.pool.manager().options.clone() {
             Options::Postgres(options) => {
+                // The usual start is spared the lock and its connections.
+                if by(deadline, self.check()).await.is_ok() {
+                    return Ok(());
+                }
                 // Replicas that start together take turns. The lock ends with its connection.
                 let connected = options.connect().map_err(connection_error);
                 let soon = deadline.min(Instant::now() + CONNECT_TIMEOUT);

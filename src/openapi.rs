@@ -109,7 +109,7 @@ fn api(app: &Arc<App>) -> OpenApiService<impl OpenApi + use<>, ()> {
     OpenApiService::new(api, "Wiki", env!("CARGO_PKG_VERSION"))
         .description(
             "Users and their posts. Every error is an `application/problem+json`, but for requests \
-             that are not HTTP: an empty 400, 414 or 431.",
+             that are not valid HTTP: an empty 400, 414 or 431.",
         )
         .license(LicenseObject::new(env!("CARGO_PKG_LICENSE")).url(env!("CARGO_PKG_REPOSITORY")))
         .extra_response_header::<String, _>(

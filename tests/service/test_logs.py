@@ -17,16 +17,8 @@ from support.service import Service, StartService
 from support.wait import wait_until
 
 
-def request_lines(service: Service, request_id: str) -> list[dict[str, Any]]:
-    return [line for line in service.lines() if line.get("request_id") == request_id]
-
-
 def request_line(service: Service, request_id: str) -> dict[str, Any]:
-    def with_status() -> list[dict[str, Any]]:
-        return [line for line in request_lines(service, request_id) if "status" in line]
-
-    wait_until(with_status, f"the log line of {request_id}")
-    lines = with_status()
+    lines = [line for line in service.lines_of(request_id) if "status" in line]
     assert len(lines) == 1, f"not one line per request, but {lines}"
     return lines[0]
 
@@ -88,15 +80,15 @@ def test_every_line_of_a_request_carries_its_id(
     answer = service.client.get("/posts/1", headers={"x-request-id": request_id})
     assert problem(answer, 500)["request_id"] == request_id
     assert request_line(service, request_id)["status"] == 500
-    levels = [line["level"] for line in request_lines(service, request_id)]
-    assert "ERROR" in levels
+    assert "ERROR" in [line["level"] for line in service.lines_of(request_id)]
 
 
 def test_no_sql_and_no_content_at_info(database: Database, start_service: StartService) -> None:
     service = start_service(database)
     user = create_user(service.client, "A name that is nobody's business")
     create_post(service.client, user["id"], "Content that is nobody's business")
-    service.client.get(f"/users/{user['id']}")
+    answer = service.client.get(f"/users/{user['id']}")
+    assert service.lines_of(answer.headers["x-request-id"])
     for word in ("SELECT", "INSERT", "CREATE TABLE", "nobody's business"):
         assert word.lower() not in service.text.lower()
 
@@ -117,7 +109,8 @@ def test_the_password_is_in_no_line(
     postgres_database: PostgresDatabase, start_service: StartService
 ) -> None:
     service = start_service(postgres_database, RUST_LOG="debug")
-    create_user(service.client)
+    answer = service.client.get("/users/1")
+    assert service.lines_of(answer.headers["x-request-id"])
     assert PASSWORD not in service.text
     assert "SCRAM" not in service.text
 
@@ -217,12 +210,15 @@ def test_a_line_stays_one_line_whatever_the_path(shared_service: Service) -> Non
         with socket.create_connection((shared_service.host, shared_service.port)) as client:
             client.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: wiki\r\nconnection: close\r\n\r\n")
             assert client.recv(65536).split()[1] in (b"404", b"400")
+    answer = shared_service.client.get("/users/1")
+    assert shared_service.lines_of(answer.headers["x-request-id"])
     assert all(json.loads(line) for line in shared_service.text.splitlines())
 
 
 def test_a_query_is_not_logged(shared_service: Service) -> None:
     """It is the place where clients put what they should not."""
-    shared_service.client.get("/users/1?token=t0p-s3cr3t")
+    answer = shared_service.client.get("/users/1?token=t0p-s3cr3t")
+    assert shared_service.lines_of(answer.headers["x-request-id"])
     assert "t0p-s3cr3t" not in shared_service.text
 
 

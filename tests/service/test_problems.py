@@ -148,12 +148,8 @@ def test_an_error_inside_says_nothing_of_its_cause(
     assert "retry-after" not in answer.headers
     for word in ("table", "relation", "SELECT", "sql", "posts does not exist"):
         assert word.lower() not in answer.text.lower().replace("/posts/1", "")
-    request_id = answer.headers["x-request-id"]
-    causes = [
-        line
-        for line in service.lines()
-        if line["level"] == "ERROR" and line.get("request_id") == request_id
-    ]
+    lines = service.lines_of(answer.headers["x-request-id"])
+    causes = [line for line in lines if line["level"] == "ERROR"]
     assert any("posts" in str(line).replace("/posts/", "") for line in causes), (
         "the log does not say that the table is missing"
     )
@@ -171,8 +167,8 @@ def test_a_panic_is_a_500_and_the_process_lives_on(
         body = problem(answer, 500)
         assert "overflow" not in answer.text
     assert service.process.poll() is None
+    assert service.lines_of(body["request_id"])
     assert "panic" in service.text
-    assert body["request_id"] in service.text
     assert all(line.startswith("{") for line in service.text.splitlines()), "a line is not JSON"
     assert create_user(service.client)["id"] > user["id"]
     series = 'http_requests_total{method="GET",route="/users/{id}",status="500"} 20'

@@ -81,7 +81,18 @@ class Service:
 
     def lines(self) -> list[dict[str, Any]]:
         """The log's JSON lines, each as one flat dictionary, in order."""
-        return [flatten(json.loads(line)) for line in self.text.splitlines() if line[:1] == "{"]
+        lines = self.text.rpartition("\n")[0].splitlines()
+        return [flatten(json.loads(line)) for line in lines if line[:1] == "{"]
+
+    def lines_of(self, request_id: str) -> list[dict[str, Any]]:
+        """The log's lines of a request, once the last of them is there: the one with its status. It
+        may be written after the request was answered; all that came before it is written then."""
+
+        def lines() -> list[dict[str, Any]] | None:
+            found = [line for line in self.lines() if line.get("request_id") == request_id]
+            return found if any("status" in line for line in found) else None
+
+        return wait_until(lines, f"the log line of {request_id}")
 
     def connect(self) -> socket.socket:
         """A connection for what no HTTP library would send."""
