@@ -71,7 +71,6 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
     rlimit::increase_nofile_limit(u64::MAX).ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .on_thread_park(telemetry::before_idle)
         .build()
         .map_err(|error| error.to_string())?;
     let result = runtime.block_on(run(config));

@@ -1,7 +1,6 @@
 //! The log: a line per event on standard output, as JSON or as text.
 
 use std::{
-    cell::Cell,
     fmt::{Debug, Display},
     io::{IsTerminal, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -12,7 +11,7 @@ use std::{
 use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -59,34 +58,23 @@ impl<S: Subscriber> Layer<S> for Lines {
         event.record(&mut line);
         middleware::with_request_id(|id| line.text("request_id", id));
         line.push(&[if self.json { "}\n" } else { "\n" }]);
-        let can_wait = *level > Level::WARN && SAYS_WHEN_IDLE.get();
-        OUTBOX.put(&line.bytes, !can_wait);
+        OUTBOX.put(&line.bytes);
     }
 }
 
 static OUTBOX: Outbox = Outbox { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
 
-/// Bytes that wait no longer. Under load, to wake whoever reads the log for each line would take a
-/// fifth of a request's CPU time.
-const MANY_WAITING: usize = 16 * 1024;
+/// How long a line waits for others. To write each by itself would take a fifth of a request's CPU
+/// time.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// Bytes beyond which lines are lost.
 const MOST_WAITING: usize = 1024 * 1024;
 
-thread_local! {
-    /// Whether this thread says when it runs out of work. For others, nothing waits.
-    static SAYS_WHEN_IDLE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// To be called by a thread of the runtime before it goes to sleep: what waits is written then.
-pub fn before_idle() {
-    SAYS_WHEN_IDLE.set(true);
-    OUTBOX.put(b"", true);
-}
-
 /// Writes what waits, or gives up after a second.
 pub fn flush() {
-    OUTBOX.put(b"", true);
-    let waiting = OUTBOX.lock();
+    let mut waiting = OUTBOX.lock();
+    waiting.due = true;
+    OUTBOX.changed.notify_all();
     let is_left = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
     drop(OUTBOX.changed.wait_timeout_while(waiting, Duration::from_secs(1), is_left));
 }
@@ -115,24 +103,24 @@ impl Outbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, line: &[u8], due: bool) {
+    fn put(&self, line: &[u8]) {
         let mut waiting = self.lock();
+        if waiting.lines.is_empty() {
+            self.changed.notify_all();
+        }
         match waiting.lines.len() + line.len() > MOST_WAITING {
             true => waiting.lost += 1,
             false => waiting.lines.extend_from_slice(line),
-        }
-        let due = !waiting.lines.is_empty() && (due || waiting.lines.len() > MANY_WAITING);
-        if due && !waiting.due {
-            waiting.due = true;
-            self.changed.notify_all();
         }
     }
 
     fn write_for_ever(&self) -> ! {
         let mut lines = Vec::new();
         loop {
-            let waiting = self.changed.wait_while(self.lock(), |waiting| !waiting.due);
-            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            let some = self.changed.wait_while(self.lock(), |waiting| waiting.lines.is_empty());
+            let some = some.unwrap_or_else(PoisonError::into_inner);
+            let all = self.changed.wait_timeout_while(some, PATIENCE, |waiting| !waiting.due);
+            let (mut waiting, _) = all.unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut lines, &mut waiting.lines);
             let lost = std::mem::take(&mut waiting.lost);
             (waiting.due, waiting.writing) = (false, true);
@@ -140,7 +128,7 @@ impl Outbox {
             // A line that cannot be written is lost: to say so would panic where nobody reads the log.
             std::io::stdout().write_all(&lines).ok();
             lines.clear();
-            lines.shrink_to(2 * MANY_WAITING);
+            lines.shrink_to(64 * 1024);
             if lost > 0 {
                 tracing::warn!("{lost} lines of the log were lost here, since nobody read it");
             }
