@@ -161,6 +161,21 @@ class Postgres:
         shutil.rmtree(self.home)
 
 
+PROGRAMS = {
+    "wiki-service": ROOT / "target/release/wiki-service",
+    "axum + sqlx": TARGET / "release/wiki-axum",
+    "predecessor": TARGET / "predecessor/bin/uvicorn",
+}
+
+
+def on_disk(name: str) -> int:
+    """Bytes of a program; of the predecessor's packages, without Python and its pip."""
+    if name == "predecessor":
+        paths = (TARGET / "predecessor/lib").rglob("*")
+        return sum(one.stat().st_size for one in paths if one.is_file() and "pip" not in one.parts)
+    return PROGRAMS[name].stat().st_size
+
+
 class Server:
     """One of the services, as a process with its children."""
 
@@ -176,22 +191,18 @@ class Server:
             "DATABASE_URL": database.url(scheme),
             "DATABASE_POOL_SIZE": str(POOL // workers),
         }
-        commands = {
-            "wiki-service": [ROOT / "target/release/wiki-service"],
-            "axum + sqlx": [TARGET / "release/wiki-axum"],
-            "predecessor": [
-                *(TARGET / "predecessor/bin/uvicorn", "main:app", "--app-dir", "bench/predecessor"),
-                *("--port", str(self.port), "--workers", str(workers), "--loop", "uvloop"),
-                *("--http", "httptools", "--no-access-log"),
-            ],
-        }
+        command = [PROGRAMS[name]]
+        if name == "predecessor":
+            command += ["main:app", "--app-dir", "bench/predecessor", "--port", str(self.port)]
+            command += ["--workers", str(workers), "--loop", "uvloop", "--http", "httptools"]
+            command += ["--no-access-log"]
         # Its log goes through a pipe to somebody who reads it, as in a container.
         self.reader = subprocess.Popen(
             ["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
         started = time.monotonic()
         self.process = subprocess.Popen(
-            commands[name], cwd=ROOT, env=environment, stdout=self.reader.stdin,
+            command, cwd=ROOT, env=environment, stdout=self.reader.stdin,
             stderr=self.reader.stdin, start_new_session=True,
         )  # fmt: skip
         self.reader.stdin.close()

@@ -20,6 +20,10 @@ WITHOUT_OVERLAY = """
     grep -v overlay /proc/filesystems >/run/filesystems
     mount --bind /run/filesystems /proc/filesystems
 """
+SQUATTER = """
+    python3 -m http.server 8080 >/dev/null 2>&1 &
+    curl --silent --output /dev/null --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080
+"""
 
 
 def test_the_first_boot_reads_well(machine) -> None:
@@ -142,7 +146,7 @@ def test_a_downgrade_is_refused(machine) -> None:
         ),
         ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe nf_tables nft_compat`"),
         (
-            {"before": "python3 -m http.server 8080 >/dev/null 2>&1 & sleep 2"},
+            {"before": SQUATTER},
             "port 8080 inside is taken",
         ),
         ({"BROKEN": "dockerd"}, "dockerd ended with exit status: 1: dockerd is broken"),
