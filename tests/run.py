@@ -32,6 +32,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "cluster": {
         "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
         "Helm 3 (built once)": partial(helm.install_all, "helm3"),
+        "cargo-deny (built once, some minutes)": cargo_deny.install,
     },
     "chart": {
         "Helm 3 and 4, kube-score (built once)": partial(
@@ -61,6 +62,8 @@ CHECKS: dict[str, list[str]] = {
     "cluster": [
         "cargo fmt --manifest-path cluster/Cargo.toml --check",
         "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
+        "{cargo-deny} --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
+        " bans licenses sources",
     ],
     "delivery": [
         "{bin}/yamllint --strict .",
