@@ -2,6 +2,7 @@
 # Compressed here and not while it is pushed, so that the digest is known before, and to everybody.
 {
   lib,
+  callPackage,
   jq,
   linkFarm,
   runCommand,
@@ -11,6 +12,18 @@
 }:
 
 let
+  # What is compiled into our programs.
+  programs = [
+    {
+      path = baseNameOf wiki-service.outPath;
+      crates = (lib.importTOML ../Cargo.lock).package;
+    }
+    {
+      path = baseNameOf (callPackage ./wiki-cluster.nix { }).outPath;
+      crates = (lib.importTOML ../cluster/Cargo.lock).package;
+    }
+  ];
+
   release =
     image:
     runCommand "${image.imageName}-release"
@@ -20,9 +33,8 @@ let
           skopeo
         ];
         inherit (image) imageName imageTag stream;
-        service = baseNameOf wiki-service.outPath;
-        crates = builtins.toJSON (lib.importTOML ../Cargo.lock).package;
-        passAsFile = [ "crates" ];
+        programs = builtins.toJSON programs;
+        passAsFile = [ "programs" ];
       }
       ''
         mkdir $out
@@ -37,8 +49,8 @@ let
         for layer in $(jq --raw-output '.layers[].digest' "$(blob "$(cat $out/digest)")"); do
           tar --list --gzip --file "$(blob "$layer")"
         done | sed -nE 's,^(\./)?nix/store/([^/]+)/?$,\2,p' | sort -u |
-          jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" --arg service "$service" \
-            --slurpfile crates "$cratesPath" --from-file ${./sbom.jq} >$out/sbom.cdx.json
+          jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" \
+            --slurpfile programs "$programsPath" --from-file ${./sbom.jq} >$out/sbom.cdx.json
       '';
 in
 linkFarm "wiki-release-images" (

@@ -1,5 +1,5 @@
 # A CycloneDX document of an image, from the names of the store paths in it.
-# Where one is the service, the crates that are compiled into it follow.
+# Where one is a program of ours, the crates that are compiled into it follow.
 [inputs] as $paths
 | {
     bomFormat: "CycloneDX",
@@ -23,8 +23,9 @@
           + (if .version then {version, purl: "pkg:nix/\(.name | @uri)@\(.version | @uri)"} else {} end)
       ]
       + [
-        select($paths | index($service))
-        | $crates[0][]
+        $programs[0][]
+        | select(.path as $path | $paths | index($path))
+        | .crates[]
         | select(.source)
         | {
             type: "library",

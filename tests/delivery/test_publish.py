@@ -105,6 +105,7 @@ def test_the_bills_of_materials(nix: Nix) -> None:
         components = json.loads(document)["components"]
         names[image.name] = {component["name"] for component in components}
     assert {"wiki-service", "sea-orm", "poem-openapi", "rustls"} <= names["wiki-service"]
+    assert {"wiki-cluster", "serde_json", "k3d"} <= names["wiki-cluster"]
     assert "postgresql" in names["wiki-postgresql"]
     assert "sea-orm" not in names["wiki-postgresql"]
     assert "prometheus" in names["wiki-prometheus"]
