@@ -15,12 +15,14 @@ if [[ ${stages[*]} =~ all|service|chart|cluster ]]; then
   need chromium
   need ip iproute2
 fi
+if [[ ${stages[*]} =~ all|service|chart|faults ]]; then
+  PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
+fi
 if [[ ${stages[*]} =~ all|service|faults ]]; then
   need cc gcc
   need faketime
   need shellcheck
   need strace
-  PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
 fi
 if [[ ${stages[*]} =~ all|delivery ]]; then
   need shellcheck

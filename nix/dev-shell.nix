@@ -16,7 +16,6 @@
   nixfmt,
   postgresql_16,
   prometheus,
-  python3,
   rust-analyzer,
   rustc,
   rustfmt,
@@ -43,11 +42,10 @@ mkShell {
     kubectl
     kubernetes-helm
     prometheus.cli # promtool
-    # the tests
+    # the tests; their Python is the system's, for which its packages are made
     curl
     docker-client
     nixfmt
-    python3
     shellcheck
     skopeo
   ]

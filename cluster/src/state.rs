@@ -76,9 +76,13 @@ fn refuse_downgrade(
     if let (Some(old), Some(new)) = (old.get("postgresql"), new.get("postgresql"))
         && numbers(old).first() != numbers(new).first()
     {
+        let way = if numbers(new) < numbers(old) {
+            "take that version or a newer one"
+        } else {
+            "make a backup with the old image and restore it on a new volume"
+        };
         return Err(format!(
-            "the volume at /var/lib/docker holds a database of PostgreSQL {old}, and this image has {new}: \
-             make a backup with the old image and restore it on a new volume"
+            "the volume at /var/lib/docker holds a database of PostgreSQL {old}, and this image has {new}: {way}"
         ));
     }
     Ok(())
@@ -120,7 +124,12 @@ mod tests {
         assert!(
             refused(now(), versions("1.0.0", "1.36.0+k3s1", "17.1"))
                 .unwrap()
-                .contains("PostgreSQL 16.9")
+                .contains("make a backup with the old image")
+        );
+        assert!(
+            refused(now(), versions("0.9.0", "1.35.5+k3s1", "15.9"))
+                .unwrap()
+                .contains("PostgreSQL 16.9, and this image has 15.9: take that version")
         );
     }
 }

@@ -43,6 +43,10 @@ REFUSED = {
         ["api.autoscaling.enabled=true", "api.autoscaling.maxReplicas=12"],
         "api.autoscaling.maxReplicas",
     ),
+    "more connections than CloudNativePG's database has": (
+        ["cloudnativepg.enabled=true", "api.replicas=12"],
+        "postgresql.maxConnections",
+    ),
     "fewer replicas at most than at least": (
         ["api.autoscaling.enabled=true", "api.autoscaling.minReplicas=6"],
         "api.autoscaling.minReplicas",

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,
-            chromium_sandbox=os.geteuid() != 0,
             args=[f"--host-resolver-rules={rules}"],
         )
         yield browser

@@ -1,4 +1,4 @@
-{{/* A Job's specification that works on the dumps: (dict "root" $ "script" "backup") or "restore". */}}
+{{/* A Job's specification that works on the dumps: (dict "root" $ "script" "backup"), "firstBackup" or "restore". */}}
 {{- define "wiki.databaseJob" -}}
 {{- $root := .root }}
 {{- $labels := dict "root" $root "component" "backup" "persistence" (merge (dict "enabled" true) $root.Values.backup.persistence) }}
@@ -14,7 +14,7 @@ spec:
       {{- include "wiki.podSpec" $pod | nindent 6 }}
       restartPolicy: Never
       containers:
-        - name: {{ .script }}
+        - name: {{ .script | kebabcase }}
           {{- include "wiki.container" $pod | nindent 10 }}
           command: [sh, -euc]
           args:
@@ -25,12 +25,12 @@ spec:
               {{- include (printf "wiki.%sScript" .script) $root | nindent 14 }}
           env:
             {{- include "wiki.libpqEnv" $root | trim | nindent 12 }}
-            {{- if eq .script "backup" }}
-            - name: KEEP
-              value: {{ $root.Values.backup.keep | quote }}
-            {{- else }}
+            {{- if eq .script "restore" }}
             - name: DUMP
               value: ""
+            {{- else }}
+            - name: KEEP
+              value: {{ $root.Values.backup.keep | quote }}
             {{- end }}
           volumeMounts:
             - name: data
@@ -49,9 +49,23 @@ spec:
         {{- end }}
 {{- end }}
 
+{{- define "wiki.firstBackupScript" -}}
+# where dumps of earlier data lie, one of a database that is still empty must not become the newest
+for dump in wiki-*.dump; do
+  if [ -f "$dump" ]; then
+    echo "there are dumps already"
+    exit
+  fi
+done
+{{ include "wiki.backupScript" . }}
+{{- end }}
+
 {{- define "wiki.backupScript" -}}
+# what a killed one has left: none runs for longer than an hour
+find . -name 'wiki-*.dump.part' -mmin +60 -delete
 dump=wiki-$(date -u +%Y%m%dT%H%M%SZ).dump
 # under another name until it is whole
+trap 'rm -f "$dump.part"' EXIT
 pg_dump --format=custom --file="$dump.part"
 mv "$dump.part" "$dump"
 echo "dumped $PGDATABASE to $dump"
