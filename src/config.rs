@@ -5,7 +5,7 @@ use std::{
     env::VarError,
     fmt::Write,
     net::{IpAddr, SocketAddr},
-    num::NonZeroUsize,
+    num::{NonZeroU16, NonZeroU32},
     time::Duration,
 };
 
@@ -39,14 +39,15 @@ config! {
     /// Password for PostgreSQL, where DATABASE_URL has none
     pgpassword: String = "",
     /// Most connections to the database at a time
-    database_pool_size: NonZeroUsize = "8",
+    database_pool_size: NonZeroU16 = "8",
     /// Longest wait for a free connection; after it the answer is 503
     database_acquire_timeout_seconds: Seconds = "0.8",
     /// Longest time for one statement, after which PostgreSQL ends it; 0.1 s later the answer is 503
     database_statement_timeout_seconds: Seconds = "0.9",
     /// Longest wait for the database at the start
     startup_timeout_seconds: Seconds = "60",
-    /// Longest time for one request, its body included; after it the answer is 503
+    /// Longest time for one request, its body included; after it the answer is 503, or 408 if the
+    /// body has not arrived
     request_timeout_seconds: Seconds = "10",
     /// Longest time for a client to send a request's headers
     header_timeout_seconds: Seconds = "10",
@@ -54,9 +55,9 @@ config! {
     /// give up first
     idle_timeout_seconds: Seconds = "120",
     /// Most client connections at a time; further ones wait to be accepted
-    max_connections: NonZeroUsize = "10000",
+    max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
-    max_body_bytes: NonZeroUsize = "1048576",
+    max_body_bytes: NonZeroU32 = "1048576",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas
@@ -103,9 +104,8 @@ fn advice(name: &str) -> Option<&'static str> {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
-        "DATABASE_POOL_SIZE" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => {
-            Some("give a whole number from 1")
-        }
+        "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
+        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }

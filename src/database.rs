@@ -149,13 +149,13 @@ impl Database {
         };
         // The connection that was used last is the one most likely to live.
         let pool = managed::Pool::builder(connector)
-            .max_size(config.database_pool_size.get())
+            .max_size(config.database_pool_size.get().into())
             .queue_mode(QueueMode::Lifo)
             .build()
             .expect("no time limits of its own");
         let acquire_timeouts = IntCounter::new(
             "database_pool_acquire_timeouts_total",
-            "Requests that got no database connection in time",
+            "Requests that waited in vain for a database connection while all were in use",
         )
         .expect("a valid name");
         Ok(Self { pool, writer, acquire_timeout, statement_timeout, acquire_timeouts })
@@ -303,7 +303,11 @@ impl Database {
             Ok(Err(PoolError::Backend(error))) => return Err(connection_error(error)),
             Ok(Err(_)) => return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
             Err(_) => {
-                self.acquire_timeouts.inc();
+                let pool = self.pool.status();
+                // Otherwise it was the database that let one wait.
+                if pool.size == pool.max_size {
+                    self.acquire_timeouts.inc();
+                }
                 return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
             }
         };
@@ -460,7 +464,10 @@ fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, St
     if !has_password && !password.is_empty() {
         options = options.password(password);
     }
-    Ok(options.application_name("wiki-service").disable_statement_logging())
+    if options.get_application_name().is_none() {
+        options = options.application_name("wiki-service");
+    }
+    Ok(options.disable_statement_logging())
 }
 
 async fn apply_migrations(connection: DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {

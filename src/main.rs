@@ -81,7 +81,12 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
 
 async fn migrate(config: Config) -> Result<(), String> {
     let database = Database::new(&config)?;
-    database.prepare(config.startup_timeout_seconds.0).await?;
+    // As process 1 of a container, it is ended by no signal that it does not listen for.
+    let mut signals = Signals::new();
+    tokio::select! {
+        prepared = database.prepare(config.startup_timeout_seconds.0) => prepared?,
+        () = signals.next() => return Err("stopped by a signal".into()),
+    }
     tracing::info!("{}: the schema is up to date", database.name());
     Ok(())
 }

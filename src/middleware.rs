@@ -77,6 +77,8 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
         let Some(work) = self.0.take() else { return };
         // There is none when the process ends.
         let Ok(runtime) = Handle::try_current() else { return };
+        // From now on it may reach the database at any time.
+        note_statement();
         match EXCHANGE.try_with(Arc::clone) {
             Ok(exchange) => drop(runtime.spawn(EXCHANGE.scope(exchange, work))),
             Err(_) => drop(runtime.spawn(work)),
@@ -123,6 +125,7 @@ const UNMATCHED: &str = "unmatched";
 impl<E> Middleware<E> {
     /// `paths` holds each path of `inner` with its methods, as the header `Allow` lists them.
     pub fn new(app: Arc<App>, config: &Config, inner: E, paths: Vec<(String, String)>) -> Self {
+        let max_body_bytes = config.max_body_bytes.get() as usize;
         let routes = paths.into_iter().map(|(template, allow)| Route {
             parameter: template.find('{').zip(template.find('}')).map(|(from, to)| from..to + 1),
             template,
@@ -133,8 +136,8 @@ impl<E> Middleware<E> {
             inner,
             routes: routes.collect(),
             request_timeout: config.request_timeout_seconds.0,
-            max_body_bytes: config.max_body_bytes.get(),
-            room: Arc::new(Semaphore::new(BODIES_IN_MEMORY.max(config.max_body_bytes.get()))),
+            max_body_bytes,
+            room: Arc::new(Semaphore::new(BODIES_IN_MEMORY.max(max_body_bytes))),
             trusted_proxies: config.trusted_proxies.0.clone(),
             cors_allowed_origins: config.cors_allowed_origins.0.clone(),
         }
@@ -253,12 +256,13 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         instead: Option<Response>,
     ) -> (Result<Response, Problem>, bool) {
         let deadline = Instant::now() + self.request_timeout;
-        let late = |_| {
-            let limit = self.request_timeout.as_secs_f64();
-            Problem::unavailable(format!("the request took longer than {limit} s"))
-        };
+        let limit = self.request_timeout.as_secs_f64();
         let read = timeout_at(deadline.into(), self.read_body(&mut request)).await;
-        let _room = match read.map_err(late).flatten() {
+        let slow = |_| {
+            let detail = format!("the body took longer than {limit} s to arrive");
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        };
+        let _room = match read.map_err(slow).flatten() {
             Ok(room) => room,
             Err(problem) => return (Err(problem), false),
         };
@@ -270,7 +274,9 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
-            Err(elapsed) => Err(late(elapsed)),
+            Err(_elapsed) => {
+                Err(Problem::unavailable(format!("the request took longer than {limit} s")))
+            }
         };
         (answer, true)
     }

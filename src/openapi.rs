@@ -52,6 +52,8 @@ impl<T: Type + Serialize + Send> Created<T> {
 }
 
 const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "No such user or post.");
+const TOO_SLOW: (StatusCode, &str) =
+    (StatusCode::REQUEST_TIMEOUT, "The body took too long to arrive (10 s by default).");
 const TOO_LARGE: (StatusCode, &str) = (
     StatusCode::PAYLOAD_TOO_LARGE,
     "The body is larger than the service takes (1 MiB by default).",
@@ -78,14 +80,14 @@ impl Kind for ReadFailure {
 pub struct WriteFailure;
 impl Kind for WriteFailure {
     const STATUSES: &[(StatusCode, &str)] =
-        &[CUT_SHORT, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+        &[CUT_SHORT, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
 }
 
 /// Writing what belongs to a user.
 pub struct WriteForUserFailure;
 impl Kind for WriteForUserFailure {
     const STATUSES: &[(StatusCode, &str)] =
-        &[CUT_SHORT, NOT_FOUND, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+        &[CUT_SHORT, NOT_FOUND, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
 }
 
 /// Asking whether requests can be served.

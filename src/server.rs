@@ -83,7 +83,7 @@ pub async fn serve<E>(
         write: config.request_timeout_seconds.0,
         stopping: AtomicBool::new(false),
     });
-    let slots = Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(config.max_connections.get() as usize));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     let deadline = loop {
@@ -207,9 +207,10 @@ impl Impatient {
         turns % 2 == 1
     }
 
-    /// Ready once there is no more waiting for what the client sends next.
+    /// Ready once there is no more waiting for what the client sends next. It has to send nothing
+    /// while it still takes an answer.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.note_turns() {
+        if self.note_turns() || self.stalled_since.is_some() {
             return Poll::Pending;
         }
         let deadline = match self.header_began {

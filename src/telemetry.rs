@@ -35,7 +35,13 @@ pub fn init(config: &Config) -> Result<(), String> {
         LogFormat::Text => false,
     };
     tracing_subscriber::registry().with(filter).with(Lines { json }).init();
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        // It ends the process.
+        if thread::current().name() == Some("main") {
+            flush();
+        }
+    }));
     let writer = thread::Builder::new().name("log".to_owned());
     writer.spawn(|| OUTBOX.write_for_ever()).map_err(|error| error.to_string())?;
     Ok(())

@@ -213,6 +213,29 @@ def test_no_retry_after_where_an_insert_was_sent(
     assert "retry-after" not in answer.headers
 
 
+def test_no_retry_after_where_an_insert_may_still_be_sent(
+    database: Database, start_service: StartService
+) -> None:
+    """One of two waits for the only connection, or for SQLite's lock, when it is given up."""
+    service = start_service(
+        database,
+        DATABASE_POOL_SIZE=1,
+        REQUEST_TIMEOUT_SECONDS=0.5,
+        DATABASE_ACQUIRE_TIMEOUT_SECONDS=9,
+        DATABASE_STATEMENT_TIMEOUT_SECONDS=9,
+    )
+    with database.writes_blocked(), ThreadPoolExecutor(2) as pool:
+        answers = list(
+            pool.map(lambda name: service.client.post("/users", json={"name": name}), "ab")
+        )
+    for answer in answers:
+        problem(answer, 503)
+        assert "retry-after" not in answer.headers
+    wait_until(
+        lambda: database.execute("SELECT count(*) FROM users") == [(2,)], "both to be written"
+    )
+
+
 def test_no_retry_after_where_the_answer_was_lost(
     own_postgres: Postgres, start_service: StartService
 ) -> None:

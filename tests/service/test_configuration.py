@@ -79,6 +79,20 @@ def test_the_readme_lists_the_same(program: Path) -> None:
     )
 
 
+def test_a_name_for_the_servers_list_of_connections(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    query = (
+        "SELECT DISTINCT application_name FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    create_user(start_service(postgres_database).client)
+    assert postgres_database.execute(query) == [("wiki-service",)]
+    postgres_database.environment["DATABASE_URL"] += "?application_name=another"
+    create_user(start_service(postgres_database).client)
+    assert ("another",) in postgres_database.execute(query)
+
+
 def test_version(program: Path) -> None:
     version = re.search(r'^version = "(.+)"', ROOT.joinpath("Cargo.toml").read_text(), re.M)
     assert version
@@ -100,11 +114,13 @@ def test_an_unknown_argument_is_refused(program: Path) -> None:
         ("LISTEN_ADDRESS", "nonsense"),
         ("DATABASE_POOL_SIZE", "many"),
         ("DATABASE_POOL_SIZE", "0"),
+        ("DATABASE_POOL_SIZE", "9223372036854775807"),
         ("DATABASE_ACQUIRE_TIMEOUT_SECONDS", "-1"),
         ("REQUEST_TIMEOUT_SECONDS", "10s"),
         ("REQUEST_TIMEOUT_SECONDS", "NaN"),
         ("SHUTDOWN_GRACE_SECONDS", "1e400"),
         ("MAX_BODY_BYTES", "1MiB"),
+        ("MAX_BODY_BYTES", "9223372036854775807"),
         ("TRUSTED_PROXIES", "127.0.0.1/33"),
         ("CORS_ALLOWED_ORIGINS", "app.example"),
         ("LOG_FORMAT", "xml"),

@@ -4,10 +4,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from support.api import CREATED_TIME, create_post, create_user, problem
 from support.databases import Database, PostgresDatabase, SqliteDatabase
+from support.net import free_port
 from support.service import StartService, environment
 from support.wait import wait_until
 
@@ -189,6 +191,25 @@ def test_migrate_says_when_it_cannot(program: Path, postgres_database: PostgresD
     assert run.returncode not in (0, 101)
     assert "password" in run.stdout + run.stderr
     assert "wr0ng-s3cr3t" not in run.stdout + run.stderr
+
+
+def test_migrate_can_be_stopped_while_it_waits(program: Path) -> None:
+    """Also where it is process 1, which no signal ends that it does not listen for."""
+    url = f"postgres://wiki@127.0.0.1:{free_port()}/wiki"
+    process = subprocess.Popen(
+        ["unshare", "--user", "--pid", "--fork", "--kill-child", program, "migrate"],
+        env=environment(DATABASE_URL=url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    said = next(line for line in process.stdout if "waiting for" in line)
+    (child,) = psutil.Process(process.pid).children()
+    child.terminate()
+    said, _ = process.communicate(timeout=10)
+    assert "stopped by a signal" in said
+    assert process.returncode == 1
 
 
 def test_a_migration_waits_for_its_turn_and_lets_others_pass(

@@ -87,6 +87,28 @@ def test_idle_connections_are_closed(
     assert time.monotonic() - start < 5
 
 
+def test_an_answer_on_its_way_to_a_slow_client_is_whole(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    """Also beyond the time that a connection may be idle."""
+    service = start_service(sqlite_database, SHUTDOWN_GRACE_SECONDS=20, IDLE_TIMEOUT_SECONDS=0.2)
+    whole = service.client.get("/redoc").content
+    client = socket.socket()
+    # so that the kernel takes less than the answer for the client
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((service.host, service.port))
+    client.sendall(b"GET /redoc HTTP/1.1\r\nhost: wiki\r\n\r\n")
+    start = time.monotonic()
+    wait_until(lambda: time.monotonic() > start + 1, "five times the limit to pass")
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: probe(service) is None, "the listener to close")
+    received = b"".join(iter(lambda: client.recv(1 << 20), b""))
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"\r\n\r\n" + whole), f"{len(received)} of {len(whole)} bytes"
+    assert service.wait_for_end() == 0
+
+
 @pytest.mark.parametrize(
     "stuck",
     [
