@@ -63,6 +63,7 @@ impl<'a> Node<'a> {
 
     /// Until Kubernetes answers.
     pub fn start(self, volume: &mut Volume) -> Result<(), String> {
+        volume.adopt(self.contents)?;
         if self.is_there {
             run(SHORT, "docker", &["start", NODE])?;
         } else {

@@ -3,8 +3,11 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use nix::sys::signal::SigSet;
 
 use crate::process::wait_for;
 use crate::report::last_lines;
@@ -21,12 +24,13 @@ pub fn start() -> Result<Child, String> {
     }
     let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
     let errors = log.try_clone().map_err(|error| format!("{LOG}: {error}"))?;
-    let mut child = Command::new("dockerd")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors)
-        .spawn()
-        .map_err(|error| format!("dockerd cannot be run: {error}"))?;
+    let mut command = Command::new("dockerd");
+    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    // A child inherits which signals are blocked, and may pass that on to the containers, which then never hear that they
+    // have to stop.
+    // SAFETY: it is one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
+    let mut child = command.spawn().map_err(|error| format!("dockerd cannot be run: {error}"))?;
     let came = wait_for(LIMIT, || match child.try_wait() {
         Ok(Some(status)) => Some(Err(status)),
         _ => answers().then_some(Ok(())),

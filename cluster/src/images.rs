@@ -50,6 +50,11 @@ pub fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
         .map_err(|error| format!("zstd cannot be run: {error}"))?;
     let image = zstd.stdout.take().ok_or("zstd has no output")?;
     let done = run_with_input(LIMIT, "docker", arguments, image);
-    _ = zstd.wait();
-    done.map(drop).map_err(|error| format!("{archive}: {error}"))
+    match zstd.wait() {
+        // Where docker did not read all, a signal has ended it, and docker says why.
+        Ok(status) if status.code().is_some_and(|code| code != 0) => {
+            Err(format!("{archive} cannot be unpacked"))
+        }
+        _ => done.map(drop).map_err(|error| format!("{archive}: {error}")),
+    }
 }

@@ -38,9 +38,9 @@ fn boot() -> Result<(), String> {
     report::banner(&contents);
     machine::check_privileged()?;
     let mut volume = Volume::open()?;
+    volume.refuse_downgrade(&contents)?;
     machine::check(volume.state.node.is_none())?;
     let config = Config::read(&contents)?;
-    volume.adopt(&contents)?;
 
     step(
         1,

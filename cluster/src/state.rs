@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -36,13 +37,19 @@ impl Volume {
         let state = match fs::read(file()) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| format!("{}: {error}", file().display()))?,
-            Err(_) => State::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => State::default(),
+            // To take it for empty would delete the data.
+            Err(error) => return Err(format!("{}: {error}", file().display())),
         };
         Ok(Volume { state, _lock: lock })
     }
 
+    pub fn refuse_downgrade(&self, contents: &Contents) -> Result<(), String> {
+        refuse_downgrade(&self.state.versions, &contents.versions)
+    }
+
+    /// From now on no older version may follow.
     pub fn adopt(&mut self, contents: &Contents) -> Result<(), String> {
-        refuse_downgrade(&self.state.versions, &contents.versions)?;
         self.state.versions.clone_from(&contents.versions);
         self.save()
     }
@@ -77,7 +84,7 @@ fn refuse_downgrade(
         && numbers(old).first() != numbers(new).first()
     {
         let way = if numbers(new) < numbers(old) {
-            "take that version or a newer one"
+            "take an image with that one"
         } else {
             "make a backup with the old image and restore it on a new volume"
         };
@@ -129,7 +136,7 @@ mod tests {
         assert!(
             refused(now(), versions("0.9.0", "1.35.5+k3s1", "15.9"))
                 .unwrap()
-                .contains("PostgreSQL 16.9, and this image has 15.9: take that version")
+                .contains("PostgreSQL 16.9, and this image has 15.9: take an image")
         );
     }
 }

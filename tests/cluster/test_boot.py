@@ -138,6 +138,8 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
     cluster.start()
     print(wait_until_ready(cluster, 2))
     assert user(cluster, first) == "Kept"
+    log = cluster.execute("kubectl", "logs", "wiki-release-postgresql-0")
+    assert "database system was shut down at" in log, log
 
 
 @pytest.mark.parametrize("seconds", KILLED_AFTER)

@@ -35,6 +35,7 @@ def test_the_first_boot_reads_well(machine) -> None:
     for path in ("/users", "/docs", "/redoc", "/metrics", "/grafana/"):
         assert any(f"http://localhost:8080{path}" in line for line in lines)
     assert re.fullmatch(r"Stopped in \d+\.\d s", lines[-1])
+    assert "blocked signals: 0000000000000000" in machine.calls
 
 
 def test_nothing_is_done_twice(machine) -> None:
@@ -115,6 +116,28 @@ def test_a_downgrade_is_refused(machine) -> None:
     assert "holds a database of PostgreSQL 16.9" in machine.refuse()
     assert not any(call.startswith("dockerd") for call in machine.calls)
     machine.describe()
+    machine.boot()
+
+
+def test_an_upgrade_that_comes_to_nothing_leaves_the_way_back(machine) -> None:
+    machine.boot()
+    machine.describe(node="wiki-k3s:m", wiki_cluster="0.3.0")  # whose archive is not there
+    assert "wiki-k3s-m.tar.zst cannot be unpacked" in machine.refuse()
+    machine.describe()
+    machine.boot()
+
+
+def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
+    machine.boot()
+    machine.forget_calls()
+    state = machine.volume / "wiki-cluster/state.json"
+    text = state.read_text()
+    state.unlink()
+    state.mkdir()
+    assert "wiki-cluster/state.json: Is a directory" in machine.refuse()
+    assert machine.calls == []
+    state.rmdir()
+    state.write_text(text)
     machine.boot()
 
 
