@@ -155,7 +155,7 @@ impl Database {
             .expect("no time limits of its own");
         let acquire_timeouts = IntCounter::new(
             "database_pool_acquire_timeouts_total",
-            "Requests that waited in vain for a database connection while all were in use",
+            "Requests that waited in vain for a database connection that others were using",
         )
         .expect("a valid name");
         Ok(Self { pool, writer, acquire_timeout, statement_timeout, acquire_timeouts })
@@ -304,8 +304,8 @@ impl Database {
             Ok(Err(_)) => return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
             Err(_) => {
                 let pool = self.pool.status();
-                // Otherwise it was the database that let one wait.
-                if pool.size == pool.max_size {
+                // Where the pool could still grow, it was a silent server that let one wait.
+                if self.writer.is_some() || pool.size == pool.max_size {
                     self.acquire_timeouts.inc();
                 }
                 return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));

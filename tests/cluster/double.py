@@ -42,6 +42,11 @@ def remember(**changes: object) -> None:
     MEMORY.write_text(json.dumps(recall() | changes))
 
 
+def note(call: str) -> None:
+    with CALLS.open("a") as calls:
+        calls.write(f"{call}\n")
+
+
 def fail(message: str) -> None:
     sys.exit(message)
 
@@ -49,8 +54,7 @@ def fail(message: str) -> None:
 def dockerd() -> None:
     status = Path("/proc/self/status").read_text().splitlines()
     (blocked,) = (line.split()[1] for line in status if line.startswith("SigBlk:"))
-    with CALLS.open("a") as calls:
-        calls.write(f"blocked signals: {blocked}\n")
+    note(f"blocked signals: {blocked}")
     server = socket.socket(socket.AF_UNIX)
     server.bind("/run/docker.sock")
     server.listen()
@@ -151,8 +155,7 @@ if __name__ == "__main__":
     name = Path(sys.argv[0]).name
     if name == "double.py":
         api()
-    with CALLS.open("a") as calls:
-        calls.write(" ".join([name, *sys.argv[1:]]) + "\n")
+    note(" ".join([name, *sys.argv[1:]]))
     if os.environ.get("BROKEN") == name:
         fail(f"{name} is broken")
     globals()[name](*sys.argv[1:])

@@ -35,6 +35,10 @@ def test_the_first_boot_reads_well(machine) -> None:
     for path in ("/users", "/docs", "/redoc", "/metrics", "/grafana/"):
         assert any(f"http://localhost:8080{path}" in line for line in lines)
     assert re.fullmatch(r"Stopped in \d+\.\d s", lines[-1])
+
+
+def test_dockerd_inherits_no_blocked_signal(machine) -> None:
+    machine.boot()
     assert "blocked signals: 0000000000000000" in machine.calls
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from support.api import create_post, create_user
-from support.databases import Database
+from support.databases import Database, Postgres, SqliteDatabase
 from support.prometheus import Prometheus, check_metrics
 from support.service import Service, StartService, metrics
 from support.wait import wait_until
@@ -159,6 +159,32 @@ def test_acquire_timeouts_are_counted(database: Database, start_service: StartSe
     assert {answer.status_code for answer in timeouts} == {503}
     assert len(timeouts) >= 3
     assert metrics(service)["database_pool_acquire_timeouts_total"] == len(timeouts)
+
+
+def test_waiting_for_sqlites_one_writer_is_an_acquire_timeout(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(
+        sqlite_database,
+        DATABASE_ACQUIRE_TIMEOUT_SECONDS=0.2,
+        DATABASE_STATEMENT_TIMEOUT_SECONDS=5,
+    )
+    with sqlite_database.writes_blocked(), ThreadPoolExecutor(2) as pool:
+        post = pool.map(lambda name: service.client.post("/users", json={"name": name}), "ab")
+        assert sorted("retry-after" in answer.headers for answer in post) == [False, True]
+    assert metrics(service)["database_pool_acquire_timeouts_total"] == 1
+
+
+def test_a_silent_database_is_no_acquire_timeout(
+    own_postgres: Postgres, start_service: StartService
+) -> None:
+    """Else the alert would ask for a larger pool."""
+    service = start_service(own_postgres.create_database())
+    own_postgres.pause()
+    for _ in range(3):
+        assert service.client.get("/user/1").status_code == 503
+    assert metrics(service)["database_pool_acquire_timeouts_total"] == 0
+    own_postgres.resume()
 
 
 @pytest.fixture

@@ -51,12 +51,11 @@ spec:
 
 {{- define "wiki.firstBackupScript" -}}
 # where dumps of earlier data lie, one of a database that is still empty must not become the newest
-for dump in wiki-*.dump; do
-  if [ -f "$dump" ]; then
-    echo "there are dumps already"
-    exit
-  fi
-done
+set -- wiki-*.dump
+if [ -f "$1" ]; then
+  echo "there are dumps already"
+  exit
+fi
 {{ include "wiki.backupScript" . }}
 {{- end }}
 
