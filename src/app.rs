@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::{database::Database, metrics::Metrics, problem::Problem};
+use crate::{database::pool::Database, http::problem::Problem, telemetry::metrics::Metrics};
 
 pub struct App {
     database: Database,
@@ -19,7 +19,8 @@ pub enum Phase {
 
 impl App {
     pub fn new(database: Database) -> Self {
-        let metrics = Metrics::new(&database);
+        let metrics = Metrics::new();
+        metrics.include(database.figures());
         Self { database, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
     }
 

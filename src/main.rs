@@ -1,20 +1,16 @@
 //! wiki-service: users and their posts over HTTP, on SQLite or PostgreSQL.
 
+mod api;
 mod app;
 mod clock;
 mod config;
 mod database;
-mod health;
+mod http;
 mod id;
-mod json;
-mod metrics;
-mod middleware;
-mod openapi;
-mod posts;
-mod problem;
-mod server;
+mod operations;
+mod request;
 mod telemetry;
-mod users;
+mod wiki;
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -33,8 +29,9 @@ use tokio::{
 use crate::{
     app::{App, Phase},
     config::Config,
-    database::Database,
-    middleware::Middleware,
+    database::pool::Database,
+    http::{middleware::Middleware, server},
+    telemetry::log,
 };
 
 fn main() -> ExitCode {
@@ -66,7 +63,7 @@ fn print(text: String) -> Result<(), String> {
 
 fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result<(), String> {
     let config = Config::from_env()?;
-    telemetry::init(&config)?;
+    log::init(&config)?;
     // Each connection takes a descriptor; the soft limit is often 1024.
     rlimit::increase_nofile_limit(u64::MAX).ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -75,7 +72,7 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
         .map_err(|error| error.to_string())?;
     let result = runtime.block_on(run(config));
     runtime.shutdown_background();
-    telemetry::flush();
+    log::flush();
     result
 }
 
@@ -101,8 +98,8 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
     tracing::info!("{}", app.raw_database().name());
 
-    let (endpoint, paths) = openapi::routes(&app);
-    let endpoint = Middleware::new(app.clone(), &config, endpoint, paths);
+    let (endpoint, paths) = api::routes(&app);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, paths);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_else(|_| Instant::now()) };
     let grace = config.shutdown_grace_seconds.0;

@@ -22,7 +22,7 @@ use tracing_subscriber::{
 
 use crate::{
     config::{Config, LogFormat},
-    middleware,
+    request,
 };
 
 pub fn init(config: &Config) -> Result<(), String> {
@@ -62,7 +62,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             write!(line.bytes, "{time} {level:>5}").expect("memory takes all");
         }
         event.record(&mut line);
-        middleware::with_request_id(|id| line.text("request_id", id));
+        request::with_id(|id| line.text("request_id", id));
         line.push(&[if self.json { "}\n" } else { "\n" }]);
         OUTBOX.put(&line.bytes);
     }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
+use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
 use serde::Serialize;
 
 use crate::{
     app::App,
     clock,
+    http::{
+        json::{Fields, FromFields, Json},
+        operation::{Created, Failure},
+        problem::Problem,
+    },
     id::Id,
-    json::{Fields, FromFields, Json},
-    middleware::to_the_end,
-    openapi::{Created, ReadFailure, Tag, WriteFailure},
-    problem::{Failure, Problem},
+    request::to_the_end,
+    wiki::failure::{ReadFailure, WriteFailure},
 };
 
 pub mod entity {
@@ -85,7 +89,24 @@ impl FromFields for NewUser {
     }
 }
 
-pub struct Users(pub Arc<App>);
+#[derive(Tags)]
+enum Tag {
+    /// Those who write posts.
+    Users,
+}
+
+#[derive(Clone)]
+pub struct Users {
+    app: Arc<App>,
+    created: IntCounter,
+}
+
+impl Users {
+    pub fn new(app: &Arc<App>) -> Self {
+        let help = "Users created since the start";
+        Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
+    }
+}
 
 #[OpenApi(tag = "Tag::Users")]
 impl Users {
@@ -99,10 +120,10 @@ impl Users {
             name: Set(new.0.name),
             created_time: Set(clock::now()),
         };
-        let app = self.0.clone();
+        let Self { app, created } = self.clone();
         let user = to_the_end(async move {
             let user = entity::Entity::insert(user).exec_with_returning(app.database()?).await?;
-            app.metrics.users_created.inc();
+            created.inc();
             Ok::<_, Problem>(user)
         })
         .await?;
@@ -118,7 +139,7 @@ impl Users {
         /// The user's id.
         id: Path<Id>,
     ) -> Result<Json<User>, Failure<ReadFailure>> {
-        let user = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
+        let user = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
         let user =
             user.ok_or_else(|| Problem::not_found(format!("there is no user {}", id.0.0)))?;
         Ok(Json(user.into()))

@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    http::problem::{Invalid, Problem},
     id::Id,
-    problem::{Invalid, Problem},
 };
 
 const CONTENT_TYPE: &str = "application/json";

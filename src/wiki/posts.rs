@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
+use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set, SqlErr};
 use serde::Serialize;
 
 use crate::{
     app::App,
     clock,
+    http::{
+        json::{Fields, FromFields, Json},
+        operation::{Created, Failure},
+        problem::Problem,
+    },
     id::Id,
-    json::{Fields, FromFields, Json},
-    middleware::to_the_end,
-    openapi::{Created, ReadFailure, Tag, WriteForUserFailure},
-    problem::{Failure, Problem},
+    request::to_the_end,
+    wiki::failure::{ReadFailure, WriteForUserFailure},
 };
 
 pub mod entity {
@@ -100,7 +104,24 @@ impl FromFields for NewPost {
     }
 }
 
-pub struct Posts(pub Arc<App>);
+#[derive(Tags)]
+enum Tag {
+    /// Texts by users.
+    Posts,
+}
+
+#[derive(Clone)]
+pub struct Posts {
+    app: Arc<App>,
+    created: IntCounter,
+}
+
+impl Posts {
+    pub fn new(app: &Arc<App>) -> Self {
+        let help = "Posts created since the start";
+        Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
+    }
+}
 
 #[OpenApi(tag = "Tag::Posts")]
 impl Posts {
@@ -119,7 +140,7 @@ impl Posts {
             user_id: Set(user_id.0),
             created_time: Set(clock::now()),
         };
-        let app = self.0.clone();
+        let Self { app, created } = self.clone();
         let post = to_the_end(async move {
             let inserted = entity::Entity::insert(post).exec_with_returning(app.database()?).await;
             let post = inserted.map_err(|error| match error.sql_err() {
@@ -129,7 +150,7 @@ impl Posts {
                 }
                 _ => error.into(),
             })?;
-            app.metrics.posts_created.inc();
+            created.inc();
             Ok::<_, Problem>(post)
         })
         .await?;
@@ -145,7 +166,7 @@ impl Posts {
         /// The post's id.
         id: Path<Id>,
     ) -> Result<Json<Post>, Failure<ReadFailure>> {
-        let post = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
+        let post = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
         let post =
             post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0.0)))?;
         Ok(Json(post.into()))

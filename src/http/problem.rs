@@ -1,6 +1,6 @@
 //! Errors as a client sees them: `application/problem+json`, RFC 9457.
 
-use std::{fmt, marker::PhantomData};
+use std::fmt;
 
 use poem::{
     Response,
@@ -8,15 +8,13 @@ use poem::{
     http::{StatusCode, header},
 };
 use poem_openapi::{
-    ApiResponse, Object,
+    Object,
     error::{ContentTypeError, ParsePathError},
-    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, Registry},
-    types::{ToJSON, Type},
 };
 use sea_orm::DbErr;
 use serde::Serialize;
 
-use crate::{database, id::Id, middleware};
+use crate::{database::error as database, id::Id, request};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
@@ -80,7 +78,7 @@ impl Problem {
     /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
-            retry_after: !middleware::statement_noted(),
+            retry_after: !request::statement_noted(),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
     }
@@ -126,7 +124,7 @@ impl Problem {
         )
     }
 
-    fn example(status: StatusCode, detail: &str) -> Self {
+    pub fn example(status: StatusCode, detail: &str) -> Self {
         let mut example = match status {
             StatusCode::UNPROCESSABLE_ENTITY => Self::invalid(vec![Invalid {
                 pointer: "#/name".into(),
@@ -175,62 +173,5 @@ impl From<DbErr> for Problem {
         }
         tracing::error!("database: {reason}");
         Self::internal()
-    }
-}
-
-/// A [`Problem`] with the statuses that one kind of operation can answer with, for the document.
-pub struct Failure<K>(Problem, PhantomData<K>);
-
-/// A kind of operation: its failures by status, with what each means.
-pub trait Kind {
-    const STATUSES: &'static [(StatusCode, &'static str)];
-}
-
-impl<K, E: Into<Problem>> From<E> for Failure<K> {
-    fn from(error: E) -> Self {
-        Self(error.into(), PhantomData)
-    }
-}
-
-impl<K> From<Failure<K>> for poem::Error {
-    fn from(failure: Failure<K>) -> Self {
-        failure.0.into()
-    }
-}
-
-impl<K: Kind> ApiResponse for Failure<K> {
-    fn meta() -> MetaResponses {
-        let response = |(status, description): &(StatusCode, &'static str)| MetaResponse {
-            description,
-            status: Some(status.as_u16()),
-            status_range: None,
-            content: vec![MetaMediaType {
-                content_type: CONTENT_TYPE,
-                schema: Problem::schema_ref().merge(MetaSchema {
-                    example: Problem::example(*status, description).to_json(),
-                    ..MetaSchema::ANY
-                }),
-            }],
-            headers: if *status == StatusCode::SERVICE_UNAVAILABLE {
-                vec![MetaHeader {
-                    name: "Retry-After".into(),
-                    description: Some(
-                        "Seconds; only where nothing has reached the database, so that a second \
-                         try cannot write twice"
-                            .into(),
-                    ),
-                    required: false,
-                    deprecated: false,
-                    schema: u32::schema_ref(),
-                }]
-            } else {
-                Vec::new()
-            },
-        };
-        MetaResponses { responses: K::STATUSES.iter().map(response).collect() }
-    }
-
-    fn register(registry: &mut Registry) {
-        Problem::register(registry);
     }
 }

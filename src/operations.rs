@@ -1,20 +1,30 @@
-//! Probes for an orchestrator.
+//! Probes and metrics, for those who run the service.
 
 use std::{sync::Arc, time::Duration};
 
-use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
+use poem::http::StatusCode;
+use poem_openapi::{ApiResponse, OpenApi, Tags, payload::PlainText};
 use tokio::time::timeout;
 
 use crate::{
     app::{App, Phase},
-    openapi::{NotReady, Tag},
-    problem::{Failure, Problem},
+    http::{
+        operation::{Failure, INTERNAL, Kind, Status},
+        problem::Problem,
+    },
 };
 
 /// Longest wait for the database's sign of life.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub struct Health(pub Arc<App>);
+#[derive(Tags)]
+enum Tag {
+    /// Probes and metrics, for those who run the service.
+    Operations,
+}
+
+#[derive(Clone)]
+pub struct Operations(pub Arc<App>);
 
 #[derive(ApiResponse)]
 enum Fine {
@@ -23,10 +33,26 @@ enum Fine {
     Yes(PlainText<&'static str>),
 }
 
+#[derive(ApiResponse)]
+enum Exposition {
+    /// The metrics, in Prometheus' text format.
+    #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
+    Text(PlainText<String>),
+}
+
 const YES: Fine = Fine::Yes(PlainText("ok\n"));
 
+/// Asking whether requests can be served.
+pub struct NotReady;
+impl Kind for NotReady {
+    const STATUSES: &[Status] = &[
+        INTERNAL,
+        (StatusCode::SERVICE_UNAVAILABLE, "Starting, stopping, or without a database."),
+    ];
+}
+
 #[OpenApi(tag = "Tag::Operations")]
-impl Health {
+impl Operations {
     /// Is the process alive?
     ///
     /// Says nothing about the database: starting again would not cure that.
@@ -57,5 +83,13 @@ impl Health {
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Problem::unavailable("the database does not answer").into()),
         }
+    }
+
+    /// Metrics for Prometheus
+    ///
+    /// Users and posts created, requests and their durations by route, database pool, process.
+    #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
+    async fn metrics(&self) -> Exposition {
+        Exposition::Text(PlainText(self.0.metrics.render()))
     }
 }

@@ -6,12 +6,11 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,13 +25,15 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
-    time::{Instant, Sleep, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    http::impatient::{Impatient, Limits},
+};
 
 /// Pause before accepting again when the system has no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,16 +56,6 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// How long a connection may be slow.
-struct Limits {
-    header: Duration,
-    idle: Duration,
-    write: Duration,
-    /// No longer at all, if it is not being served: hyper closes idle connections when it is told
-    /// to, but not those that have sent nothing yet, as browsers keep them in store.
-    stopping: AtomicBool,
 }
 
 /// Serves until `stop` is done, then lets requests finish until the deadline that it gives.
@@ -165,129 +156,4 @@ fn has_host(request: &hyper::Request<Incoming>) -> bool {
 /// What hyper answers to a request that is not HTTP.
 fn malformed() -> Response {
     Response::builder().status(StatusCode::BAD_REQUEST).header(header::CONNECTION, "close").finish()
-}
-
-/// A socket that ends with `TimedOut` when its client is too slow to send a request's headers, to
-/// send another request, or to take an answer. hyper's own timer cannot tell the first two apart.
-struct Impatient {
-    socket: TcpStream,
-    /// How often a request has begun or ended. Odd while one is served: its own time limit holds.
-    turns: Arc<AtomicU64>,
-    seen_turns: u64,
-    limits: Arc<Limits>,
-    /// When the headers that are being read began to arrive.
-    header_began: Option<Instant>,
-    idle_since: Option<Instant>,
-    stalled_since: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Impatient {
-    fn new(socket: TcpStream, turns: Arc<AtomicU64>, limits: Arc<Limits>) -> Self {
-        let now = Instant::now();
-        Self {
-            socket,
-            turns,
-            seen_turns: 0,
-            timer: Box::pin(sleep_until(now + limits.header)),
-            limits,
-            header_began: Some(now),
-            idle_since: None,
-            stalled_since: None,
-        }
-    }
-
-    /// Forgets what belongs to an earlier request. Whether one is being served.
-    fn note_turns(&mut self) -> bool {
-        let turns = self.turns.load(Ordering::Relaxed);
-        if turns != self.seen_turns {
-            self.seen_turns = turns;
-            (self.header_began, self.idle_since) = (None, None);
-        }
-        turns % 2 == 1
-    }
-
-    /// Ready once there is no more waiting for what the client sends next. It has to send nothing
-    /// while it still takes an answer.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.note_turns() || self.stalled_since.is_some() {
-            return Poll::Pending;
-        }
-        let deadline = match self.header_began {
-            _ if self.limits.stopping.load(Ordering::Relaxed) => Instant::now(),
-            Some(began) => began + self.limits.header,
-            None => *self.idle_since.get_or_insert_with(Instant::now) + self.limits.idle,
-        };
-        self.poll_deadline(cx, deadline)
-    }
-
-    /// Ready once `deadline` has passed. The timer is moved only when it must be: moving it costs
-    /// more than letting it fire early now and then.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<io::Error> {
-        if self.timer.deadline() > deadline {
-            self.timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(io::ErrorKind::TimedOut.into());
-            }
-            self.timer.as_mut().reset(deadline);
-        }
-    }
-}
-
-impl AsyncRead for Impatient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.socket).poll_read(cx, buffer);
-        if result.is_ready() {
-            self.note_turns();
-            self.header_began.get_or_insert_with(Instant::now);
-            return result;
-        }
-        self.poll_patience(cx).map(Err)
-    }
-}
-
-impl AsyncWrite for Impatient {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
-        if result.is_ready() {
-            self.stalled_since = None;
-            return result;
-        }
-        let stalled = *self.stalled_since.get_or_insert_with(Instant::now);
-        let deadline = stalled + self.limits.write;
-        self.poll_deadline(cx, deadline).map(Err)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper does not look for the next request before something wakes it up: this does.
-        let _ = self.poll_patience(cx);
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
 }

@@ -1,24 +1,19 @@
-//! `GET /metrics`: metrics for Prometheus, in its text format.
+//! Metrics for Prometheus, in its text format.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
-use crate::{app::App, database::Database, openapi::Tag};
-
+/// The figures of the service; a clone counts into the same ones.
+#[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    pub users_created: IntCounter,
-    pub posts_created: IntCounter,
     pub requests_in_flight: IntGauge,
     requests: IntCounterVec,
     request_duration: HistogramVec,
-    connections: IntGauge,
-    idle_connections: IntGauge,
 }
 
 const LABELS: &[&str] = &["method", "route", "status"];
@@ -27,12 +22,8 @@ const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 impl Metrics {
-    pub fn new(database: &Database) -> Self {
+    pub fn new() -> Self {
         let registry = Registry::new();
-        let gauge =
-            |name, help| register(&registry, IntGauge::new(name, help).expect("a valid name"));
-        let counter =
-            |name, help| register(&registry, IntCounter::new(name, help).expect("a valid name"));
         let build = register(
             &registry,
             IntGaugeVec::new(
@@ -42,14 +33,13 @@ impl Metrics {
             .expect("valid names"),
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        gauge("database_pool_max_connections", "Most connections to the database at a time")
-            .set(database.max_connections() as i64);
-        register(&registry, database.acquire_timeouts.clone());
         registry.register(Box::new(ProcessCollector::for_self())).expect("new names");
         Self {
-            users_created: counter("users_created_total", "Users created since the start"),
-            posts_created: counter("posts_created_total", "Posts created since the start"),
-            requests_in_flight: gauge("http_requests_in_flight", "Requests being served now"),
+            requests_in_flight: register(
+                &registry,
+                IntGauge::new("http_requests_in_flight", "Requests being served now")
+                    .expect("a valid name"),
+            ),
             requests: register(
                 &registry,
                 IntCounterVec::new(Opts::new("http_requests_total", "Requests served"), LABELS)
@@ -67,13 +57,18 @@ impl Metrics {
                 )
                 .expect("valid names"),
             ),
-            connections: gauge("database_pool_connections", "Open connections to the database"),
-            idle_connections: gauge(
-                "database_pool_idle_connections",
-                "Open connections to the database that are not in use",
-            ),
             registry,
         }
+    }
+
+    /// A counter of its own. Panics if there is one of that name.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        register(&self.registry, IntCounter::new(name, help).expect("a valid name"))
+    }
+
+    /// Shows what somebody else counts. Panics if there is a figure of that name.
+    pub fn include(&self, collector: impl Collector + 'static) {
+        self.registry.register(Box::new(collector)).expect("new names");
     }
 
     pub fn observe_request(&self, method: &str, route: &str, status: &str, duration: Duration) {
@@ -82,10 +77,7 @@ impl Metrics {
         self.request_duration.with_label_values(labels).observe(duration.as_secs_f64());
     }
 
-    fn render(&self, database: &Database) -> String {
-        let (open, idle) = database.connections();
-        self.connections.set(open as i64);
-        self.idle_connections.set(idle as i64);
+    pub fn render(&self) -> String {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("valid metrics");
         String::from_utf8(text).expect("Prometheus text is UTF-8")
@@ -95,24 +87,4 @@ impl Metrics {
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
     registry.register(Box::new(collector.clone())).expect("a new name");
     collector
-}
-
-pub struct MetricsApi(pub Arc<App>);
-
-#[derive(ApiResponse)]
-enum Exposition {
-    /// The metrics, in Prometheus' text format.
-    #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
-    Text(PlainText<String>),
-}
-
-#[OpenApi(tag = "Tag::Operations")]
-impl MetricsApi {
-    /// Metrics for Prometheus
-    ///
-    /// Users and posts created, requests and their durations by route, database pool, process.
-    #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
-    async fn metrics(&self) -> Exposition {
-        Exposition::Text(PlainText(self.0.metrics.render(self.0.raw_database())))
-    }
 }

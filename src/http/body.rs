@@ -1,0 +1,78 @@
+//! Bodies of requests: how much of them is read, and how much memory all together take.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::body::Bytes;
+use poem::{
+    Request,
+    http::{StatusCode, header},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::http::problem::Problem;
+
+/// Most bytes of bodies in memory at a time, those of all requests together.
+const IN_MEMORY: usize = 64 << 20;
+
+pub struct Bodies {
+    max_bytes: usize,
+    /// Room in memory, in bytes.
+    room: Arc<Semaphore>,
+}
+
+impl Bodies {
+    pub fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, room: Arc::new(Semaphore::new(IN_MEMORY.max(max_bytes))) }
+    }
+
+    /// Reads the whole body, whether or not it will be looked at: hyper ends a connection without a
+    /// word when an answer leaves while the body is still on its way. What is too long is read on
+    /// for a while and thrown away, since most clients send all of it before they look.
+    ///
+    /// Gives the room that the body takes in memory.
+    pub async fn read(
+        &self,
+        request: &mut Request,
+    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        let max = self.max_bytes;
+        let too_large = || {
+            Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {max} bytes"),
+            )
+        };
+        let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        if length > Some(max) && request.headers().contains_key(header::EXPECT) {
+            return Err(too_large());
+        }
+        if length.is_none() && !request.headers().contains_key(header::TRANSFER_ENCODING) {
+            return Ok(None);
+        }
+        let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
+        let mut room = self.room.clone().try_acquire_many_owned(0).ok();
+        let mut bytes = Vec::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let data = frame.map_err(|error| {
+                tracing::debug!("reading the body: {error}");
+                Problem::new(StatusCode::BAD_REQUEST, "the body ended too early")
+            })?;
+            let Ok(data) = data.into_data() else { continue };
+            length += data.len();
+            if length <= max {
+                let more = self.room.clone().try_acquire_many_owned(data.len() as u32);
+                let more = more.map_err(|_| Problem::unavailable("too many bodies at a time"))?;
+                room.as_mut().expect("of nothing").merge(more);
+                bytes.extend_from_slice(&data);
+            } else if length > max.saturating_mul(16) {
+                break;
+            }
+        }
+        if length > max {
+            return Err(too_large());
+        }
+        request.set_body(bytes);
+        Ok(room)
+    }
+}

@@ -1,0 +1,26 @@
+//! Who sends a request.
+
+use std::net::IpAddr;
+
+use poem::{Addr, Request};
+
+use crate::config::Network;
+
+/// The peer's address, or the one that trusted proxies say it speaks for: the last in
+/// `X-Forwarded-For` that is not a trusted proxy itself.
+pub fn address(request: &Request, trusted_proxies: &[Network]) -> Option<IpAddr> {
+    let Addr::SocketAddr(peer) = request.remote_addr().0 else { return None };
+    let mut client = peer.ip().to_canonical();
+    if trusted_proxies.is_empty() {
+        return Some(client);
+    }
+    let trusted = |ip: &IpAddr| trusted_proxies.iter().any(|n| n.0.contains(ip));
+    let lines: Vec<_> = request.headers().get_all("x-forwarded-for").iter().collect();
+    for address in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|b| *b == b',')) {
+        match str::from_utf8(address).map(|address| address.trim().parse::<IpAddr>()) {
+            Ok(Ok(address)) if trusted(&client) => client = address.to_canonical(),
+            _ => break,
+        }
+    }
+    Some(client)
+}

@@ -1,0 +1,54 @@
+//! Which pages may call the API: cross-origin resource sharing, as the Fetch standard has it.
+//!
+//! A request whose origin is not allowed is served all the same: without the headers, its browser
+//! keeps the answer from the page.
+
+use poem::{
+    Request, Response,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+};
+
+use crate::{config::Origin, http::routes::Route};
+
+pub struct Cors {
+    pub allowed_origins: Vec<Origin>,
+}
+
+impl Cors {
+    /// The request's origin, if its pages may call the API.
+    pub fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        let allowed = |o: &Origin| o.0 == "*" || o.0.as_bytes() == origin.as_bytes();
+        self.allowed_origins.iter().any(allowed).then(|| origin.clone())
+    }
+
+    /// Adds what a browser looks for in the answer to a request of this allowed origin.
+    pub fn expose(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            let exposed = HeaderValue::from_static("location, retry-after, x-request-id");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
+        if !self.allowed_origins.is_empty() {
+            headers.append(header::VARY, HeaderValue::from_static("origin"));
+        }
+    }
+}
+
+/// The answer to a browser that asks whether a page of `origin` may send its request.
+pub fn preflight(
+    request: &Request,
+    origin: Option<&HeaderValue>,
+    route: Option<&Route>,
+) -> Option<Response> {
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
+        return None;
+    }
+    let response = Response::builder()
+        .status(StatusCode::NO_CONTENT)
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type, x-request-id")
+        .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
+    Some(response.finish())
+}

@@ -1,0 +1,185 @@
+//! What is done for every request: its id, its time limit, its line in the log, its figures, and the
+//! form of its errors.
+
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderValue, Method, StatusCode, header},
+};
+use tokio::time::timeout_at;
+
+use crate::{
+    config::{Config, Network},
+    http::{
+        body::Bodies,
+        client,
+        cors::{self, Cors},
+        problem::Problem,
+        routes::Routes,
+    },
+    request,
+    telemetry::metrics::Metrics,
+};
+
+pub struct Middleware<E> {
+    metrics: Metrics,
+    inner: E,
+    routes: Routes,
+    request_timeout: Duration,
+    bodies: Bodies,
+    trusted_proxies: Vec<Network>,
+    cors: Cors,
+}
+
+const X_REQUEST_ID: &str = "x-request-id";
+/// The label of requests to paths that are none of ours.
+const UNMATCHED: &str = "unmatched";
+
+impl<E> Middleware<E> {
+    /// `paths` holds each path of `inner` with its methods, as the header `Allow` lists them.
+    pub fn new(metrics: Metrics, config: &Config, inner: E, paths: Vec<(String, String)>) -> Self {
+        Self {
+            metrics,
+            inner,
+            routes: Routes::new(paths),
+            request_timeout: config.request_timeout_seconds.0,
+            bodies: Bodies::new(config.max_body_bytes.get() as usize),
+            trusted_proxies: config.trusted_proxies.0.clone(),
+            cors: Cors { allowed_origins: config.cors_allowed_origins.0.clone() },
+        }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
+    type Output = Response;
+
+    /// Never an error: each has become a response.
+    async fn call(&self, request: Request) -> Result<Response> {
+        let request_id = match request.header(X_REQUEST_ID) {
+            Some(id) if is_sane(id) => id.to_owned(),
+            _ => format!("{:032x}", fastrand::u128(..)),
+        };
+        Ok(request::serving(request_id.clone(), self.serve(request, request_id)).await)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> {
+    async fn serve(&self, request: Request, request_id: String) -> Response {
+        let uri = request.uri().clone();
+        let route = self.routes.find(uri.path());
+        let mut record = Record {
+            metrics: &self.metrics,
+            started: Instant::now(),
+            method: request.method().clone(),
+            path: uri.path(),
+            route: route.map_or(UNMATCHED, |route| &route.template),
+            client: client::address(&request, &self.trusted_proxies),
+            // Dropped before it has an answer: the client has gone away (nginx's code for it).
+            status: StatusCode::from_u16(499).expect("a number of three digits"),
+        };
+        self.metrics.requests_in_flight.inc();
+        let origin = self.cors.allowed_origin(request.headers());
+        let instead = cors::preflight(&request, origin.as_ref(), route)
+            .or_else(|| self.routes.without_slash(uri.path()));
+        let (answer, body_is_read) = self.answer(request, instead).await;
+        let mut response =
+            answer.unwrap_or_else(|problem| problem.response(uri.path(), &request_id));
+        if !body_is_read {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
+        self.cors.expose(headers, origin);
+        record.status = response.status();
+        if let (StatusCode::METHOD_NOT_ALLOWED, Some(route)) = (response.status(), route) {
+            response.headers_mut().insert(header::ALLOW, route.allow.clone());
+        }
+        response
+    }
+
+    /// What the API makes of the request, if there is no answer `instead`, and whether the request
+    /// was read to its end.
+    async fn answer(
+        &self,
+        mut request: Request,
+        instead: Option<Response>,
+    ) -> (Result<Response, Problem>, bool) {
+        let deadline = Instant::now() + self.request_timeout;
+        let limit = self.request_timeout.as_secs_f64();
+        let read = timeout_at(deadline.into(), self.bodies.read(&mut request)).await;
+        let slow = |_| {
+            let detail = format!("the body took longer than {limit} s to arrive");
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        };
+        let _room = match read.map_err(slow).flatten() {
+            Ok(room) => room,
+            Err(problem) => return (Err(problem), false),
+        };
+        if let Some(response) = instead {
+            return (Ok(response), true);
+        }
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = match timeout_at(deadline.into(), answer).await {
+            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
+            Ok(Err(_panic)) => Err(Problem::internal()),
+            Err(_elapsed) => {
+                Err(Problem::unavailable(format!("the request took longer than {limit} s")))
+            }
+        };
+        (answer, true)
+    }
+}
+
+/// An id that can stand in a header and in a log: up to 128 letters, digits and `-_.:/+=@`.
+fn is_sane(request_id: &str) -> bool {
+    (1..=128).contains(&request_id.len())
+        && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
+}
+
+/// Writes, when dropped, a request into the figures and the log.
+struct Record<'a> {
+    metrics: &'a Metrics,
+    started: Instant,
+    method: Method,
+    path: &'a str,
+    route: &'a str,
+    client: Option<IpAddr>,
+    status: StatusCode,
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        // A client can make up methods; the figures know those of RFC 9110 and PATCH.
+        let method = match self.method {
+            Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH => self.method.as_str(),
+            _ => "other",
+        };
+        self.metrics.requests_in_flight.dec();
+        self.metrics.observe_request(method, self.route, self.status.as_str(), duration);
+        tracing::info!(
+            message = self.path,
+            method = self.method.as_str(),
+            route = self.route,
+            status = self.status.as_u16(),
+            duration_seconds = duration.as_secs_f64(),
+            client = self.client.map(|ip| ip.to_string()),
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! What operations declare: how they answer when they succeed, and how when they do not.
+
+use std::marker::PhantomData;
+
+use poem::http::StatusCode;
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, Registry},
+    types::{ToJSON, Type},
+};
+use serde::Serialize;
+
+use crate::http::{
+    json::Json,
+    problem::{CONTENT_TYPE, Problem},
+};
+
+/// 201, with where the new thing is.
+#[derive(ApiResponse)]
+pub enum Created<T: Type + Serialize + Send> {
+    /// It was created.
+    #[oai(status = 201)]
+    Created(
+        Json<T>,
+        /// The path of what was created.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+impl<T: Type + Serialize + Send> Created<T> {
+    pub fn at(location: String, body: T) -> Self {
+        Self::Created(Json(body), location)
+    }
+}
+
+/// A status of failure, and what it means.
+pub type Status = (StatusCode, &'static str);
+
+pub const TOO_SLOW: Status =
+    (StatusCode::REQUEST_TIMEOUT, "The body took too long to arrive (10 s by default).");
+pub const TOO_LARGE: Status = (
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "The body is larger than the service takes (1 MiB by default).",
+);
+pub const NOT_JSON: Status =
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`.");
+pub const CUT_SHORT: Status = (StatusCode::BAD_REQUEST, "The body ended too early.");
+pub const INVALID: Status = (
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "The request is not valid; `errors` lists all that is wrong.",
+);
+pub const INTERNAL: Status =
+    (StatusCode::INTERNAL_SERVER_ERROR, "A mistake of the service; its log has the cause.");
+pub const UNAVAILABLE: Status =
+    (StatusCode::SERVICE_UNAVAILABLE, "The database is not available, or a time limit has passed.");
+
+/// A [`Problem`] with the statuses that one kind of operation can answer with, for the document.
+pub struct Failure<K>(Problem, PhantomData<K>);
+
+/// A kind of operation: its failures by status, with what each means.
+pub trait Kind {
+    const STATUSES: &'static [Status];
+}
+
+impl<K, E: Into<Problem>> From<E> for Failure<K> {
+    fn from(error: E) -> Self {
+        Self(error.into(), PhantomData)
+    }
+}
+
+impl<K> From<Failure<K>> for poem::Error {
+    fn from(failure: Failure<K>) -> Self {
+        failure.0.into()
+    }
+}
+
+impl<K: Kind> ApiResponse for Failure<K> {
+    fn meta() -> MetaResponses {
+        let response = |(status, description): &Status| MetaResponse {
+            description,
+            status: Some(status.as_u16()),
+            status_range: None,
+            content: vec![MetaMediaType {
+                content_type: CONTENT_TYPE,
+                schema: Problem::schema_ref().merge(MetaSchema {
+                    example: Problem::example(*status, description).to_json(),
+                    ..MetaSchema::ANY
+                }),
+            }],
+            headers: if *status == StatusCode::SERVICE_UNAVAILABLE {
+                vec![MetaHeader {
+                    name: "Retry-After".into(),
+                    description: Some(
+                        "Seconds; only where nothing has reached the database, so that a second \
+                         try cannot write twice"
+                            .into(),
+                    ),
+                    required: false,
+                    deprecated: false,
+                    schema: u32::schema_ref(),
+                }]
+            } else {
+                Vec::new()
+            },
+        };
+        MetaResponses { responses: K::STATUSES.iter().map(response).collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}

@@ -1,0 +1,79 @@
+//! The request that the current task serves: what those who work for it need to know of it.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::runtime::Handle;
+
+tokio::task_local! {
+    static CURRENT: Arc<Current>;
+}
+
+struct Current {
+    id: String,
+    /// Whether a statement of it has been sent to the database.
+    statement: AtomicBool,
+}
+
+/// Runs `work` as the serving of the request with this id.
+pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
+    CURRENT.scope(Arc::new(Current { id, statement: false.into() }), work).await
+}
+
+/// Runs `f` with the id of the request that the current task serves, if it serves one.
+pub fn with_id(f: impl FnOnce(&str)) {
+    CURRENT.try_with(|current| f(&current.id)).ok();
+}
+
+/// Remembers that a statement of this request is on its way to the database.
+pub fn note_statement() {
+    CURRENT.try_with(|current| current.statement.store(true, Ordering::Relaxed)).ok();
+}
+
+/// Whether a statement of this request was sent to the database.
+pub fn statement_noted() -> bool {
+    CURRENT.try_with(|current| current.statement.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+/// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
+/// is counted, and its connection is as good as before.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    ToTheEnd(Some(Box::pin(work))).await
+}
+
+/// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every
+/// request a task and a wake-up.
+struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Future for ToTheEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut work = self.0.take().expect("not polled again when it is done, or has panicked");
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
+    fn drop(&mut self) {
+        let Some(work) = self.0.take() else { return };
+        // There is none when the process ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        // From now on it may reach the database at any time.
+        note_statement();
+        match CURRENT.try_with(Arc::clone) {
+            Ok(current) => drop(runtime.spawn(CURRENT.scope(current, work))),
+            Err(_) => drop(runtime.spawn(work)),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! How operations of the wiki fail.
+
+use poem::http::StatusCode;
+
+use crate::http::operation::{
+    CUT_SHORT, INTERNAL, INVALID, Kind, NOT_JSON, Status, TOO_LARGE, TOO_SLOW, UNAVAILABLE,
+};
+
+const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "No such user or post.");
+
+/// Reading by id.
+pub struct ReadFailure;
+impl Kind for ReadFailure {
+    const STATUSES: &[Status] = &[NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Writing what stands alone.
+pub struct WriteFailure;
+impl Kind for WriteFailure {
+    const STATUSES: &[Status] =
+        &[CUT_SHORT, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Writing what belongs to a user.
+pub struct WriteForUserFailure;
+impl Kind for WriteForUserFailure {
+    const STATUSES: &[Status] =
+        &[CUT_SHORT, NOT_FOUND, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}

@@ -1,0 +1,5 @@
+//! What the wiki is about: a file per resource, with its table, its operations and its rules.
+
+mod failure;
+pub mod posts;
+pub mod users;
