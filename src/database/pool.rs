@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     database::{
         address::Options,
-        connection::{Connection, Connector, Pooled},
+        connection::{Connection, Connector},
         error::{connection_error, is_disconnect, query_error},
         figures::{self, Figures},
     },

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use futures_util::TryFutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use migration::{Migrator, MigratorTrait};
 use sea_orm::{
     DatabaseConnection, DbErr, EntityTrait,

@@ -28,7 +28,7 @@ pub struct Page {
 /// once.
 pub fn pages<A, F>(service: F) -> [Page; 4]
 where
-    A: OpenApi,
+    A: OpenApi + 'static,
     F: Fn() -> OpenApiService<A, ()> + Clone + Send + Sync + 'static,
 {
     type Render<A> = fn(&OpenApiService<A, ()>) -> String;
