@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from support import databases, kube, service
 from support import nix as nix_support
+from support import previous as previous_version
 from support.browser import chromium
 from support.databases import Database, Postgres, PostgresDatabase, SqliteDatabase
 from support.kube import Cluster
@@ -29,6 +30,15 @@ def long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def program(long: bool) -> Path:
     return service.build(release=long)
+
+
+@pytest.fixture(scope="session")
+def previous() -> Path:
+    """The program of the version before this one."""
+    try:
+        return previous_version.build()
+    except previous_version.UnavailableError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +94,14 @@ def start_service(program: Path, tmp_path: Path) -> Iterator[StartService]:
         host: str = "127.0.0.1",
         wrapper: tuple[str, ...] = (),
         preexec_fn: Callable[[], None] | None = None,
+        version: Path = program,
         **variables: Any,
     ) -> Service:
         settings = (database.environment if database else {}) | {
             name: str(value) for name, value in variables.items()
         }
         one = Service(
-            program, tmp_path, settings, host=host, wrapper=wrapper, preexec_fn=preexec_fn
+            version, tmp_path, settings, host=host, wrapper=wrapper, preexec_fn=preexec_fn
         )
         started.append(one)
         match until:

@@ -105,7 +105,7 @@ class Postgres:
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    _program("postgres"),
+                    program("postgres"),
                     *("-D", self.data),
                     *("-p", str(self.port)),
                     *("-c", f"listen_addresses={self.host}"),
@@ -210,7 +210,7 @@ def initdb() -> Path:
     password.write_text(scram_secret(PASSWORD))
     subprocess.run(
         [
-            _program("initdb"),
+            program("initdb"),
             *("-D", home / "template"),
             *("-U", USER),
             *("-A", "scram-sha-256"),
@@ -258,7 +258,7 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     if found := shutil.which(name):
         return Path(found)
     candidates = sorted(
