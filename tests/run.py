@@ -1,13 +1,16 @@
 """Runs the stages' checks and tests in order and adds them up. ./test.sh is the way in."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +20,9 @@ from support import cargo_deny, crds, helm, nix, prometheus, service
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 STAGES = ("service", "nix", "chart", "cluster", "delivery")
+# Stages that are run one after the other, beside those of the other lane: one of them computes, the
+# other waits for Kubernetes. Quick things first.
+LANES = (("service", "nix", "cluster", "faults"), ("chart", "delivery"))
 # Runs only when it is named.
 LONG = "faults"
 
@@ -77,7 +83,8 @@ CHECKS: dict[str, list[str]] = {
 
 # What pytest is given, where it is not the folder of the stage's name.
 PYTEST: dict[str, list[str]] = {
-    "service": ["tests/service", "tests/faults"],
+    # Most of them wait, for a limit to pass or a process to come up.
+    "service": ["tests/service", "tests/faults", "--numprocesses=3", "--dist=loadfile"],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
 }
 
@@ -87,7 +94,12 @@ class Tally:
     passed: int = 0
     failed: list[str] = field(default_factory=list)
     # names of the tests, by stage and reason
-    skipped: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: "Tally") -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped |= other.skipped
 
 
 def main(arguments: list[str]) -> int:
@@ -96,23 +108,63 @@ def main(arguments: list[str]) -> int:
     if unknown := set(arguments) - set(known):
         print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
         return 2
+    chosen = arguments or usual
+    lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
-    for stage in known:
-        if stage in (arguments or usual):
-            with timed(f"Stage {stage}"):
-                run_stage(stage, tally)
+    if result := os.environ.get("WIKI_TEST_LANE"):
+        for stage in chosen:
+            run_stage(stage, tally)
+        Path(result).write_text(json.dumps(asdict(tally)))
+        return 0
+    with tempfile.TemporaryDirectory() as directory:
+        results = [Path(directory) / lane[0] for lane in lanes]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run_lane, lanes, results))
+        for result in results:
+            tally.add(Tally(**json.loads(result.read_text())))
     report(tally)
     return 1 if tally.failed else 0
 
 
+def run_lane(stages: list[str], result: Path) -> None:
+    """Runs stages in a process of their own, and shows its lines under the stage's name."""
+    stage = stages[0]
+    with subprocess.Popen(
+        [sys.executable, __file__, *stages],
+        env=os.environ | {"WIKI_TEST_LANE": str(result), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if heading := re.fullmatch(r"=== Stage (\w+)\n", line):
+                stage = heading[1]
+            print(f"{stage:8} | {line}", end="", flush=True)
+    if not result.exists():
+        failure = f"the stages {' '.join(stages)} ended with {process.returncode}"
+        result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
+
+
 def run_stage(stage: str, tally: Tally) -> None:
-    for title, prepare in PREPARATIONS.get(stage, {}).items():
+    with timed(f"Stage {stage}"):
+        prepare(stage, tally)
+        check(stage, tally)
+        run_pytest(PYTEST.get(stage, [f"tests/{stage}"]), stage, tally)
+
+
+def prepare(stage: str, tally: Tally) -> None:
+    for title, install in PREPARATIONS.get(stage, {}).items():
         with timed(title):
             try:
-                prepare()
+                install()
             except subprocess.CalledProcessError as error:
                 print(error)
                 tally.failed.append(title)
+
+
+def check(stage: str, tally: Tally) -> None:
     for command in CHECKS.get(stage, []):
         words = [
             part
@@ -131,13 +183,11 @@ def run_stage(stage: str, tally: Tally) -> None:
                 tally.passed += 1
             else:
                 tally.failed.append(title)
-    arguments = PYTEST.get(stage, [f"tests/{stage}"])
-    with timed(f"pytest {' '.join(arguments)}"):
-        run_pytest(arguments, stage, tally)
 
 
 def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    title = f"pytest {' '.join(arguments)}"
+    with timed(title), tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
         # the reasons of skips are in the report at the end, each once
         command = [sys.executable, "-m", "pytest", "-rfE", *arguments, f"--junit-xml={results}"]
@@ -147,7 +197,7 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, stage, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"pytest {' '.join(arguments)} ended with {code}")
+            tally.failed.append(f"{title} ended with {code}")
 
 
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:
@@ -156,7 +206,7 @@ def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:
     if case.find("failure") is not None or case.find("error") is not None:
         tally.failed.append(name)
     elif skip is not None:
-        tally.skipped.setdefault((stage, skip.get("message", "")), []).append(name)
+        tally.skipped.setdefault(f"{stage}: {skip.get('message', '')}", []).append(name)
     else:
         tally.passed += 1
 
@@ -165,9 +215,9 @@ def report(tally: Tally) -> None:
     print()
     for name in tally.failed:
         print(f"failed  {name}")
-    for (stage, reason), names in tally.skipped.items():
-        what = names[0] if len(names) == 1 else f"{len(names)} tests of {stage}"
-        print(f"skipped {what}: {reason}")
+    for reason, names in tally.skipped.items():
+        what = names[0] if len(names) == 1 else f"{len(names)} tests"
+        print(f"skipped {what} of {reason}")
     skipped = sum(map(len, tally.skipped.values()))
     print(f"{tally.passed} passed, {len(tally.failed)} failed, {skipped} skipped")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from support.cache import CACHE
+from support.cache import CACHE, turn
 
 CHART = Path(__file__).parents[2] / "chart"
 
@@ -42,14 +42,15 @@ def path(name: str) -> Path:
 def install(name: str) -> Path:
     """Builds the program if it is not there; a minute or more for each."""
     program = path(name)
-    if not program.exists():
-        module, version = MODULES[name]
-        print(f"building {module}@{version}", flush=True)
-        subprocess.run(
-            ["nice", go(), "install", "-ldflags=-s -w", f"{module}@{version}"],
-            env=os.environ | {"GOBIN": str(program.parent), "CGO_ENABLED": "0"},
-            check=True,
-        )
+    with turn(name):
+        if not program.exists():
+            module, version = MODULES[name]
+            print(f"building {module}@{version}", flush=True)
+            subprocess.run(
+                ["nice", go(), "install", "-ldflags=-s -w", f"{module}@{version}"],
+                env=os.environ | {"GOBIN": str(program.parent), "CGO_ENABLED": "0"},
+                check=True,
+            )
     return program
 
 
