@@ -134,7 +134,7 @@ in
           ../.ci/run
           ../test.sh
           ../tests/nix/install-nix
-          ../tests/support/unpack-trixie
+          ../tests/support/unpack-debian
           ./pack-chart.sh
           ./postgresql-entrypoint.sh
           ./stand-in/k3d

@@ -16,7 +16,7 @@ from support.nix import Nix
 from support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(900)
-UNPACK = Path(__file__).parents[1] / "support" / "unpack-trixie"
+UNPACK = Path(__file__).parents[1] / "support" / "unpack-debian"
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,8 @@ def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFact
     """The chart of a version of this project that brings PostgreSQL 17."""
     server = CACHE / "postgresql-17"
     if not server.exists():
-        fetched = subprocess.run(
-            [UNPACK, "postgresql-17", server], check=False, stderr=subprocess.PIPE, text=True
-        )
+        command = [UNPACK, "trixie", server, "postgresql-17"]
+        fetched = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
         if fetched.returncode:
             pytest.skip(f"no PostgreSQL 17: {fetched.stderr.strip().splitlines()[-1]}")
     newer = flake.check_out(tmp_path_factory.mktemp("newer") / "checkout")

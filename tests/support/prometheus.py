@@ -1,47 +1,63 @@
-"""Prometheus 3 and promtool, built from their Go module once and kept, and a server of them."""
+"""Prometheus 3 and promtool, installed once and kept, and a server of them."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from support.cache import CACHE
+from support.cache import CACHE, turn
 from support.net import free_port
 from support.wait import wait_until
 
 VERSION = "v0.316.0"  # the module's number for Prometheus 3.16.0
 MODULE = "github.com/prometheus/prometheus/cmd"
+UNPACK = Path(__file__).parent / "unpack-debian"
 
-BIN = CACHE / f"prometheus-{VERSION}"
+BIN = CACHE / "prometheus-3"
 PROGRAMS = ("prometheus", "promtool")
 
 
 def install() -> None:
-    if all((BIN / program).exists() for program in PROGRAMS):
-        return
+    """Debian's, where its packages can be had; else they are built, for some minutes."""
+    with turn("prometheus"), tempfile.TemporaryDirectory() as directory:
+        if all((BIN / program).exists() for program in PROGRAMS):
+            return
+        new = Path(directory, "forky")
+        if subprocess.run([UNPACK, "forky", new, *PROGRAMS], check=False).returncode == 0:
+            programs = new / "usr/bin"
+        else:
+            programs = Path(directory)
+            build(programs)
+        BIN.mkdir(parents=True, exist_ok=True)
+        for program in PROGRAMS:
+            shutil.copy(programs / program, BIN / program)
+
+
+def build(folder: Path) -> None:
     compiled = 0
     go = Path(sys.executable).parent / "go"
     command = [go, "install", "-v", *(f"{MODULE}/{program}@{VERSION}" for program in PROGRAMS)]
     with subprocess.Popen(
         ["nice", *command],
-        env=os.environ | {"GOBIN": str(BIN)},
+        env=os.environ | {"GOBIN": str(folder)},
         stderr=subprocess.PIPE,
         text=True,
-    ) as build:
-        assert build.stderr
-        for line in build.stderr:
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
             if ":" in line:
                 print(line, end="", flush=True)
                 continue
             compiled += 1
             if compiled % 200 == 0:
                 print(f"{compiled} packages compiled", flush=True)
-    if build.returncode:
-        raise subprocess.CalledProcessError(build.returncode, command)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 class Prometheus:
