@@ -1,6 +1,7 @@
 """This version and the one before it: on one database, at once, and after each other."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from support import databases
 from support.api import create_post, create_user
 from support.databases import PASSWORD, USER, Database, PostgresDatabase, SqliteDatabase
-from support.service import Service, StartService
+from support.service import ROOT, Service, StartService
+
+README = ROOT / "README.md"
 
 
 @pytest.fixture
@@ -77,7 +80,9 @@ def copy(source: Database, target: Database) -> None:
     """A backup of what is in use, as the README has it, put into an empty database."""
     if isinstance(source, SqliteDatabase):
         assert isinstance(target, SqliteDatabase)
-        source.execute(f"VACUUM INTO '{target.path}'")
+        documented = re.search(r'^sqlite3 wiki.db "(.*)"$', README.read_text(), re.M)
+        assert documented
+        source.execute(documented[1].replace("backup.db", str(target.path)))
         return
     assert isinstance(target, PostgresDatabase)
     connection = ["--host", source.server.host, "--port", str(source.server.port), "-U", USER]
