@@ -1,0 +1,55 @@
+"""A database that is replaced while the service runs, as a restore does it: in one transaction."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from support.api import create_post, create_user
+from support.databases import PostgresDatabase
+from support.service import Service, StartService
+from support.wait import wait_until
+
+# What an older dump leaves: one that knows fewer migrations; the predecessor's knows none.
+OLDER = """
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public;
+CREATE TABLE users (id SERIAL PRIMARY KEY, name VARCHAR NOT NULL, created_time TIMESTAMP);
+CREATE TABLE posts (post_id SERIAL PRIMARY KEY, content VARCHAR NOT NULL,
+    user_id INTEGER NOT NULL REFERENCES users (id), created_time TIMESTAMP);
+INSERT INTO users (name, created_time) VALUES ('Ada', '2024-12-14 10:30:00.123456');
+INSERT INTO posts (content, user_id, created_time) VALUES ('Old', 1, '2024-12-14 10:35:00.1');
+"""
+
+
+@pytest.fixture
+def replaced(postgres_database: PostgresDatabase, start_service: StartService) -> Service:
+    """A service, all of whose connections know its statements, and under which the data changes."""
+    service = start_service(postgres_database)
+    create_post(service.client, create_user(service.client, name="New")["id"])
+    read = [*["/users/1", "/posts/1"] * 50, "/readyz"]
+    with httpx.Client(base_url=service.url) as client, ThreadPoolExecutor(16) as pool:
+        assert {answer.status_code for answer in pool.map(client.get, read)} == {200}
+    with postgres_database.connect() as connection, connection.transaction():
+        connection.execute(OLDER)
+    return service
+
+
+def test_an_older_dump_is_brought_up_to_date_without_anybodys_help(
+    replaced: Service, postgres_database: PostgresDatabase
+) -> None:
+    statuses = set()
+
+    def settled() -> bool:
+        paths = ["/users/1", "/posts/1", "/readyz"] * 10
+        with httpx.Client(base_url=replaced.url) as client, ThreadPoolExecutor(16) as pool:
+            new = {answer.status_code for answer in pool.map(client.get, paths)}
+        statuses.update(new)
+        return new == {200}
+
+    wait_until(settled, "every answer to be a 200 again")
+    assert statuses <= {200, 503}
+    assert replaced.client.get("/users/1").json()["name"] == "Ada"
+    assert create_post(replaced.client, create_user(replaced.client)["id"])["post_id"] == 2
+    types = "SELECT data_type FROM information_schema.columns WHERE column_name LIKE '%id'"
+    assert set(postgres_database.execute(types)) == {("bigint",)}
