@@ -37,9 +37,9 @@ config! {
     port: u16 = "8000",
     /// sqlite://FILE or postgres://USER[:PASSWORD]@HOST[:PORT]/NAME; for TLS to PostgreSQL add
     /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE. What it leaves out comes
-    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE and so on
+    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE and so on
     database_url: String = "sqlite://wiki.db",
-    /// Password for PostgreSQL, where DATABASE_URL has none
+    /// Password for PostgreSQL, where DATABASE_URL has none; without either, that of ~/.pgpass
     pgpassword: String = "",
     /// Most connections to the database at a time
     database_pool_size: NonZeroU16 = "8",

@@ -119,8 +119,8 @@ const STRAY_AT: &str = "there is an @ behind the host: write a password's / ? @ 
 
 /// A value, and where it is from.
 pub struct Setting {
+    pub name: &'static str,
     pub value: String,
-    name: &'static str,
     /// The variable, unless it is from `DATABASE_URL`.
     variable: Option<&'static str>,
 }
@@ -131,13 +131,15 @@ impl Setting {
     }
 
     /// What a person would look for.
-    pub fn name(&self) -> &'static str {
+    pub fn given_as(&self) -> &'static str {
         self.variable.unwrap_or(self.name)
     }
 
     /// The one line that says what is wrong with it. What is in a URL is not shown.
     pub fn refusal(&self, why: impl Display) -> String {
         match self.variable {
+            // A key may be in the variable itself.
+            Some(name) if self.value.contains('\n') => format!("{name} is not valid: {why}"),
             Some(name) => {
                 format!("{name}={:?} is not valid: {why}; see wiki-service --help", self.value)
             }
@@ -180,7 +182,7 @@ pub fn settings(uri: &str, config: &Config) -> Result<Settings, String> {
             NothingIf(values, why) if !is_one_of(values) => return Err(setting.refusal(why)),
             HappensIf(values, why) if !is_one_of(values) => return Err(setting.refusal(why)),
             HappensIf(..) => {}
-            Nothing | NothingIf(..) => ignored.push(setting.name()),
+            Nothing | NothingIf(..) => ignored.push(setting.given_as()),
         }
     }
     if !ignored.is_empty() {

@@ -1,7 +1,7 @@
 //! PostgreSQL's address, as the driver takes it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
 };
@@ -31,8 +31,7 @@ const SYSTEM_STORES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// From the weakest to the strongest. The driver's `allow` never tries TLS; with `prefer`, the next
-/// stronger one, there is no server that libpq reaches by it and we do not, TLS or not.
+/// From the weakest to the strongest. `allow` is `prefer`, as the driver would never try TLS by it.
 const MODES: [(&str, PgSslMode); 6] = [
     ("disable", PgSslMode::Disable),
     ("allow", PgSslMode::Prefer),
@@ -149,13 +148,13 @@ fn tls(
     if let (Some(mode), Some((by, floor))) = (mode, floor)
         && strength < floor
     {
-        let (asks, needs) = (by.name(), MODES[floor].0);
+        let (asks, needs) = (by.given_as(), MODES[floor].0);
         return Err(mode.refusal(format!("{asks}={} asks for {needs}", by.value)));
     }
     if let (Some(mode), Some(root)) = (mode, root)
         && mode.is_variable()
         && !root.is_variable()
-        && strength < REQUIRE
+        && strength < PREFER
     {
         return Err(mode.refusal("the sslrootcert in DATABASE_URL asks for TLS"));
     }
@@ -213,6 +212,8 @@ fn tls(
     }
 }
 
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 enum Pem {
     File(PathBuf),
     /// The text itself, which the driver takes from variables.
@@ -225,11 +226,16 @@ fn pem(setting: &Setting) -> Result<Pem, String> {
     if value.starts_with("-----BEGIN") {
         return Ok(Pem::Inline(value.clone()));
     }
-    match File::open(value) {
-        Ok(_) => Ok(Pem::File(value.into())),
-        Err(error) if setting.is_variable() => Err(setting.refusal(error)),
-        Err(error) => Err(setting.refusal(format!("{value}: {error}"))),
+    let text = fs::read(value).map_err(|error| match setting.is_variable() {
+        true => setting.refusal(error),
+        false => setting.refusal(format!("{value}: {error}")),
+    })?;
+    // Without one in it, the driver would trust whom it trusts without a file.
+    let mut lines = text.split(|byte| *byte == b'\n');
+    if setting.name == "sslrootcert" && !lines.any(|line| line.starts_with(CERTIFICATE)) {
+        return Err(setting.refusal(format!("{value} has no certificate in it (PEM)")));
     }
+    Ok(Pem::File(value.into()))
 }
 
 /// The file of authorities that `sslrootcert=system` stands for.

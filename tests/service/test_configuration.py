@@ -306,6 +306,19 @@ def test_an_address_is_what_psql_takes(
         assert PASSWORD not in done.stdout
 
 
+def test_a_file_of_passwords_that_others_may_read_is_passed_over(
+    program: Path, migrated: PostgresDatabase, tmp_path: Path
+) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text(f"*:*:*:*:{PASSWORD}\n")
+    passwords.chmod(0o640)
+    variables = migrated.environment | {"PGPASSWORD": "", "PGPASSFILE": str(passwords)}
+    refused = run(program, "migrate", **variables)
+    assert refused.returncode == 1
+    assert str(passwords) in refused.stdout
+    assert PASSWORD not in refused.stdout + refused.stderr
+
+
 def test_an_address_may_be_ipv6(program: Path, postgres_template: Path) -> None:
     if not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback address")
@@ -377,6 +390,8 @@ def test_what_means_nothing_here_is_passed_over_with_a_line(
         ("//u:s3cr3t@h/db?sslmode=verify-full&hostaddr=::1", {}, "hostaddr"),
         ("//u:s3cr3t@/db?host=/tmp&sslmode=require", {}, "socket"),
         ("//u@h/db", {"PGSSLMODE": "require", "PGSSLROOTCERT": "/no/ca.pem"}, "PGSSLROOTCERT"),
+        ("//u:s3cr3t@h/db?sslmode=verify-full&sslrootcert=/dev/null", {}, "/dev/null certificate"),
+        ("//u:s3cr3t@h/db", {"PGSSLKEY": "-----BEGIN KEY\ns3cr3t", "PGSSLCERT": ""}, "PGSSLKEY sslcert"),
         ("//u:s3cr3t@h/db?search_path=wiki", {}, "search_path"),
         ("//u:s3cr3t@h/db?statement-cache-capacity=0", {}, "statement-cache-capacity"),
         ("//u@h/db", {"PGPASSWORD": "s3cr3t\r"}, "PGPASSWORD"),
