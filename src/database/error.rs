@@ -105,10 +105,11 @@ pub fn is_unavailable(error: &DbErr) -> bool {
 
 /// Whether starting again would meet the same error: a wrong password, name, file or certificate.
 pub fn is_permanent(error: &DbErr) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, PermissionDenied};
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, PermissionDenied};
     match cause(error) {
         Some(sqlx::Error::Io(error)) => {
-            matches!(error.kind(), InvalidData | InvalidInput | IsADirectory | PermissionDenied)
+            [InvalidData, InvalidInput, IsADirectory, NotADirectory, PermissionDenied]
+                .contains(&error.kind())
         }
         Some(sqlx::Error::Database(db)) => {
             // READONLY, CANTOPEN.

@@ -279,6 +279,7 @@ def test_an_address_is_what_psql_takes(
         f"# comment\nother:*:*:*:wrong\n127.0.0.1:*:*:{USER}:{escaped}\nlocalhost:*:*:*:{escaped}\n"
     )
     passwords.chmod(0o600)
+    migrated.execute("CREATE ROLE blank SUPERUSER LOGIN PASSWORD ' s3cr3t '")
     with_password = {"PGPASSWORD": PASSWORD, "PGOPTIONS": "", "PGSSLROOTCERT": ""}
     here, to = f"{USER}@127.0.0.1:{port}", f"host=127.0.0.1&port={port}"
     cases: list[tuple[str, dict[str, str]]] = [
@@ -294,6 +295,7 @@ def test_an_address_is_what_psql_takes(
         (f"postgres://{here}/{name}?options=-c%20geqo%3Doff&application_name=a+b", {}),
         (f"postgres://{here}/{name} \r", {"PGSSLMODE": " prefer\r"}),
         (f"postgres://{here}/{name}", {"PGSSLCRL": "", "PGREQUIREAUTH": ""}),
+        (f"postgres://blank@127.0.0.1:{port}/{name}", {"PGPASSWORD": " s3cr3t "}),
         (f"postgres://{here}/{name}?passfile={passwords}", {"PGPASSWORD": ""}),
         (f"postgres://{here}/{name}", {"PGPASSWORD": "", "PGPASSFILE": str(passwords)}),
         (f"postgres://{USER}@/{name}?host={folder}&port={port}",
@@ -391,7 +393,7 @@ def test_what_means_nothing_here_is_passed_over_with_a_line(
         ("//u:s3cr3t@/db?host=/tmp&sslmode=require", {}, "socket"),
         ("//u@h/db", {"PGSSLMODE": "require", "PGSSLROOTCERT": "/no/ca.pem"}, "PGSSLROOTCERT"),
         ("//u:s3cr3t@h/db?sslmode=verify-full&sslrootcert=/dev/null", {}, "/dev/null certificate"),
-        ("//u:s3cr3t@h/db", {"PGSSLKEY": "-----BEGIN KEY\ns3cr3t", "PGSSLCERT": ""}, "PGSSLKEY sslcert"),
+        ("//u@h/db", {"PGSSLKEY": "-----BEGIN KEY\ns3cr3t", "PGSSLCERT": ""}, "PGSSLKEY sslcert"),
         ("//u:s3cr3t@h/db?search_path=wiki", {}, "search_path"),
         ("//u:s3cr3t@h/db?statement-cache-capacity=0", {}, "statement-cache-capacity"),
         ("//u@h/db", {"PGPASSWORD": "s3cr3t\r"}, "PGPASSWORD"),
@@ -462,6 +464,8 @@ def test_a_failed_start_ends_with_the_cause(program: Path, tmp_path: Path) -> No
     missing = failed_start(program, DATABASE_URL=f"postgres://u@/db?host={tmp_path}")
     assert "No such file" in missing
     assert f"{tmp_path}/.s.PGSQL.5432" in missing
+    no_folder = run(program, DATABASE_URL="postgres://u@/db?host=/dev/null", PORT=str(port))
+    assert "Not a directory" in no_folder.stderr, "it waits for what waiting does not cure"
     unknown = failed_start(program, DATABASE_URL="postgres://u@nowhere.invalid/db")
     assert re.search(r"name|resol|lookup", unknown.split("gave up")[1]), unknown
     url = f"sqlite://{tmp_path}/wiki.db"
