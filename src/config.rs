@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env::VarError,
+    ffi::OsString,
     fmt::Write,
     net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
@@ -19,6 +19,9 @@ macro_rules! config {
         #[derive(Deserialize)]
         pub struct Config {
             $($(#[doc = $help])+ pub $field: $type,)+
+            /// The variables of PostgreSQL's clients, and OpenSSL's `SSL_CERT_FILE`.
+            #[serde(skip)]
+            libpq: HashMap<String, OsString>,
         }
 
         /// Name, default and description of each variable.
@@ -34,9 +37,9 @@ config! {
     port: u16 = "8000",
     /// sqlite://FILE or postgres://USER[:PASSWORD]@HOST[:PORT]/NAME; for TLS to PostgreSQL add
     /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE. What it leaves out comes
-    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE and so on
+    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE and so on
     database_url: String = "sqlite://wiki.db",
-    /// Password for PostgreSQL, where DATABASE_URL has none
+    /// Password for PostgreSQL, where DATABASE_URL has none; without either, that of ~/.pgpass
     pgpassword: String = "",
     /// Most connections to the database at a time
     database_pool_size: NonZeroU16 = "8",
@@ -71,17 +74,41 @@ config! {
 }
 
 impl Config {
-    /// Reads the environment. A variable that is set to nothing counts as not set.
+    /// Reads the environment, and takes libpq's variables out of it, as the driver would read them
+    /// without a check. No other thread may run yet.
     pub fn from_env() -> Result<Self, String> {
         let mut set = HashMap::new();
         for (field, ..) in VARIABLES {
             let name = field.to_uppercase();
-            match std::env::var(&name) {
-                Ok(value) if !value.is_empty() => drop(set.insert(name, value)),
-                Err(VarError::NotUnicode(_)) => return Err(format!("{name} is not UTF-8")),
+            if let Some(value) = std::env::var_os(&name) {
+                let value = text(&name, value)?;
+                if !value.is_empty() {
+                    set.insert(name, value);
+                }
+            }
+        }
+        let mut config = Self::from_set(set)?;
+        for (name, value) in std::env::vars_os() {
+            match name.into_string() {
+                Ok(name) if name.starts_with("PG") => {
+                    // SAFETY: main calls this before it starts a thread.
+                    unsafe { std::env::remove_var(&name) };
+                    config.libpq.insert(name, value);
+                }
+                Ok(name) if name == "SSL_CERT_FILE" => drop(config.libpq.insert(name, value)),
                 _ => {}
             }
         }
+        Ok(config)
+    }
+
+    /// A variable of `libpq`; one that is set to nothing counts as not set.
+    pub fn libpq(&self, name: &str) -> Result<Option<String>, String> {
+        let value = self.libpq.get(name).map(|value| text(name, value.clone())).transpose()?;
+        Ok(value.filter(|value| !value.is_empty()))
+    }
+
+    fn from_set(set: HashMap<String, String>) -> Result<Self, String> {
         read(set.clone()).map_err(|error| {
             // envy does not name the variable in every error: the culprit fails on its own, too.
             set.into_iter()
@@ -95,6 +122,21 @@ impl Config {
 
     pub fn address(&self) -> SocketAddr {
         (self.listen_address, self.port).into()
+    }
+}
+
+/// What a variable says, without the blanks and the CR that a file of variables leaves at its end. A
+/// password may begin and end with blanks.
+fn text(name: &str, value: OsString) -> Result<String, String> {
+    let value = value.into_string().map_err(|_| format!("{name} is not UTF-8"))?;
+    match name {
+        "PGPASSWORD" if value.ends_with('\r') => {
+            Err("PGPASSWORD ends with a carriage return, as lines of a file from Windows do: \
+                 remove it"
+                .into())
+        }
+        "PGPASSWORD" => Ok(value),
+        _ => Ok(value.trim().to_owned()),
     }
 }
 

@@ -156,7 +156,7 @@ spec:
 {{- $builtin := eq $database "builtin" }}
 {{- $auth := ternary .Values.postgresql.auth .Values.externalDatabase $builtin }}
 - name: PGHOST
-  value: {{ ternary (printf "%s-postgresql" (include "wiki.fullname" .)) .Values.externalDatabase.host $builtin | quote }}
+  value: {{ ternary (printf "%s-postgresql" (include "wiki.fullname" .)) (trimAll "[]" .Values.externalDatabase.host) $builtin | quote }}
 - name: PGPORT
   value: {{ ternary 5432 .Values.externalDatabase.port $builtin | int | quote }}
 - name: PGUSER
@@ -200,7 +200,7 @@ secretKeyRef:
 - name: DATABASE_URL
   {{- if eq $database "external" }}
   {{- with .Values.externalDatabase }}
-  value: {{ printf "postgres://%s@%s:%d/%s?sslmode=%s%s" (urlquery .username) .host (int .port) (urlquery .database) .sslmode (ternary "&sslrootcert=/etc/ssl/database/ca.crt" "" (ne .caSecret "")) | quote }}
+  value: {{ printf "postgres://%s@%s:%d/%s?sslmode=%s%s" (urlquery .username) (contains ":" .host | ternary (printf "[%s]" (trimAll "[]" .host)) .host) (int .port) (urlquery .database) .sslmode (ternary "&sslrootcert=/etc/ssl/database/ca.crt" "" (ne .caSecret "")) | quote }}
   {{- end }}
   {{- else }}
   {{- with .Values.postgresql.auth }}

@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc};
 
-use sea_orm::{DbErr, RuntimeErr, sqlx};
+use sea_orm::{
+    DbErr, RuntimeErr,
+    sqlx::{self, error::DatabaseError, postgres::PgDatabaseError},
+};
 
 pub fn connection_error(error: sqlx::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)))
@@ -27,10 +30,19 @@ pub fn reason(error: &DbErr) -> String {
     match cause(error) {
         Some(sqlx::Error::Io(error)) => error.to_string(),
         Some(sqlx::Error::Tls(error) | sqlx::Error::Configuration(error)) => error.to_string(),
-        Some(sqlx::Error::Database(error)) => error.message().to_owned(),
+        Some(sqlx::Error::Database(error)) => answer(error.as_ref()),
         Some(error) => error.to_string(),
         None => error.to_string(),
     }
+}
+
+/// What the database says, with PostgreSQL's detail and hint.
+fn answer(error: &dyn DatabaseError) -> String {
+    let more = error.try_downcast_ref::<PgDatabaseError>().map(|e| (e.detail(), e.hint()));
+    let (detail, hint) = more.unwrap_or_default();
+    let labels = [("", Some(error.message())), (" DETAIL: ", detail), (" HINT: ", hint)];
+    let parts = labels.into_iter().filter_map(|(label, text)| Some(label.to_owned() + text?));
+    parts.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the connection is of no more use: anything but an answer of the database that it lives.
@@ -58,16 +70,30 @@ pub fn is_missing_table(error: &DbErr) -> bool {
     }
 }
 
+/// Whether it is a time limit of ours that has passed.
+pub fn is_timeout(error: &DbErr) -> bool {
+    matches!(cause(error), Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// The primary part of an SQLite error's code, such as 8 (READONLY) of 1544 (READONLY_DIRECTORY).
+/// PostgreSQL's codes have five characters.
+fn sqlite_code(error: &dyn DatabaseError) -> Option<u32> {
+    let code = error.code().filter(|code| code.len() < 5)?;
+    Some(code.parse::<u32>().ok()? & 0xff)
+}
+
 /// Whether waiting helps: the database is not there, starting, stopping, full or locked.
 pub fn is_unavailable(error: &DbErr) -> bool {
     match (error, cause(error)) {
         (_, Some(sqlx::Error::Database(error))) => {
-            let code = error.code().unwrap_or_default();
-            match code.parse::<i32>() {
-                // SQLite: the low byte of BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
-                Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 6 | 8 | 10 | 13 | 14),
+            match sqlite_code(error.as_ref()) {
+                // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
+                Some(code) => [5, 6, 8, 10, 13, 14].contains(&code),
                 // PostgreSQL: connection, read-only, rollback, resources, locks, intervention.
-                _ => ["08", "25006", "40", "53", "55P03", "57"].iter().any(|c| code.starts_with(c)),
+                None => {
+                    let code = error.code().unwrap_or_default();
+                    ["08", "25006", "40", "53", "55P03", "57"].iter().any(|c| code.starts_with(c))
+                }
             }
         }
         (_, Some(error)) => is_disconnect(error),
@@ -79,13 +105,15 @@ pub fn is_unavailable(error: &DbErr) -> bool {
 
 /// Whether starting again would meet the same error: a wrong password, name, file or certificate.
 pub fn is_permanent(error: &DbErr) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, PermissionDenied};
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, PermissionDenied};
     match cause(error) {
         Some(sqlx::Error::Io(error)) => {
-            matches!(error.kind(), InvalidData | InvalidInput | IsADirectory | PermissionDenied)
+            [InvalidData, InvalidInput, IsADirectory, NotADirectory, PermissionDenied]
+                .contains(&error.kind())
         }
         Some(sqlx::Error::Database(db)) => {
-            let cannot_open = db.code().is_some_and(|c| ["8", "14"].contains(&c.as_ref()));
+            // READONLY, CANTOPEN.
+            let cannot_open = sqlite_code(db.as_ref()).is_some_and(|code| [8, 14].contains(&code));
             cannot_open || !is_unavailable(error)
         }
         Some(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => true,

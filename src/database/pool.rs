@@ -44,9 +44,7 @@ pub struct Database {
 impl Database {
     /// Reads `DATABASE_URL`; nothing is connected yet.
     pub fn new(config: &Config) -> Result<Self, String> {
-        let options = Options::parse(config).map_err(|error| {
-            format!("DATABASE_URL is not valid: {error}; see wiki-service --help")
-        })?;
+        let options = Options::parse(config)?;
         let acquire_timeout = config.database_acquire_timeout_seconds.0;
         let statement_timeout = config.database_statement_timeout_seconds.0;
         let writer = matches!(options, Options::Sqlite(_)).then(|| Semaphore::new(1));

@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::database::{
     address::Options,
-    error::{connection_error, is_missing_table, is_permanent, query_error, reason},
+    error::{connection_error, is_missing_table, is_permanent, is_timeout, query_error, reason},
     pool::Database,
+    sqlite,
 };
 
 /// Longest wait for the first connection, before it is tried again.
@@ -27,14 +28,20 @@ impl Database {
         let name = self.name();
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(100);
+        let mut error = None;
         loop {
-            let error = match self.migrate(deadline).await {
+            error = match self.migrate(deadline).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_permanent(&error) => {
                     return Err(format!("{name}: {}", reason(&error)));
                 }
-                Err(error) => reason(&error),
+                Err(last) => match error {
+                    // It was cut short: what the try before it met says more.
+                    Some(_) if is_timeout(&last) && Instant::now() >= deadline => error,
+                    _ => Some(reason(&last)),
+                },
             };
+            let error = error.as_deref().unwrap_or_default();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(format!("{name}: gave up after {limit:?}: {error}"));
@@ -81,22 +88,16 @@ impl Database {
                 lock.close().await.map_err(query_error)
             }
             Options::Sqlite(options) => {
-                // A lock of another kind than SQLite's own, which closing this file would release:
-                // no connection of ours is open on it yet.
                 let file = options.get_filename().to_owned();
-                let locked = tokio::task::spawn_blocking(move || {
-                    let file = std::fs::OpenOptions::new()
-                        .create(true)
-                        .truncate(false)
-                        .write(true)
-                        .open(file)?;
-                    file.lock().map(|()| file)
-                });
-                let locked = locked.map(|finished| finished.expect("no panic")).map_err(|error| {
-                    let error = format!("{error}: its directory must exist and be writable");
-                    connection_error(sqlx::Error::Configuration(error.into()))
-                });
-                let _lock = by(deadline, locked).await?;
+                let locked = tokio::task::spawn_blocking(move || sqlite::lock(&file));
+                let locked = locked
+                    .map(|finished| finished.expect("no panic"))
+                    .map_err(|error| connection_error(sqlx::Error::Configuration(error.into())));
+                let _lock =
+                    by(deadline, locked).await.map_err(|error| match is_timeout(&error) {
+                        true => timeout("another process is changing the schema"),
+                        false => error,
+                    })?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
                 apply_migrations(pool.into(), deadline).await
             }
@@ -122,7 +123,9 @@ async fn by<T>(
     deadline: Instant,
     future: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
-    timeout_at(deadline, future)
-        .await
-        .unwrap_or_else(|_| Err(connection_error(io::Error::from(io::ErrorKind::TimedOut).into())))
+    timeout_at(deadline, future).await.unwrap_or_else(|_| Err(timeout("no answer in time")))
+}
+
+fn timeout(why: &str) -> DbErr {
+    connection_error(io::Error::new(io::ErrorKind::TimedOut, why).into())
 }

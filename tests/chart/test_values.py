@@ -60,6 +60,14 @@ REFUSED = {
         ["externalDatabase.host=db"],
         "externalDatabase.existingSecret",
     ),
+    "several hosts of a database": (
+        ["externalDatabase.host=db1\\,db2", "externalDatabase.password=p"],
+        "several hosts",
+    ),
+    "a host of a database with its port": (
+        ["externalDatabase.host=db:5432", "externalDatabase.password=p"],
+        "externalDatabase.port",
+    ),
     "a Grafana with nothing to ask": (["prometheus.enabled=false"], "grafana.prometheusUrl"),
 }
 
@@ -398,6 +406,16 @@ IGNORED = [
         "pod-probes-identical",
     )
 ]
+
+
+@pytest.mark.parametrize("host", ["2001:db8::1", "[2001:db8::1]"])
+def test_a_database_may_be_at_an_ipv6_address(helm3: Helm, host: str) -> None:
+    settings = {"externalDatabase.host": host, "externalDatabase.password": "p"}
+    settings["backup.enabled"] = "true"
+    rendered = helm3.template(*(f"--set={name}={value}" for name, value in settings.items()))
+    assert rendered.returncode == 0, rendered.stderr
+    assert "postgres://wikiuser@[2001:db8::1]:5432/wikidb?" in rendered.stdout
+    assert re.search(r'PGHOST\s+value: "2001:db8::1"', rendered.stdout)
 
 
 def test_passwords_of_values_are_not_printed_in_clear(helm3: Helm) -> None:

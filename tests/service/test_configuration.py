@@ -1,16 +1,24 @@
 """Variables: their defaults, where they are told, and what happens to bad ones."""
 
+import fcntl
+import os
+import pwd
 import re
+import shutil
 import socket
+import sqlite3
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
 
-from support.api import create_user
-from support.databases import PASSWORD, PostgresDatabase, SqliteDatabase
+from support.api import create_user, problem
+from support.databases import PASSWORD, USER, Postgres, PostgresDatabase, SqliteDatabase
 from support.net import free_port
 from support.service import ROOT, StartService, environment
 from support.wait import wait_until
@@ -38,7 +46,7 @@ VARIABLES = {
 
 
 def run(
-    program: Path, *arguments: str, cwd: Path | None = None, **variables: str
+    program: Path, *arguments: str, cwd: Path | None = None, user: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program, *arguments],
@@ -49,6 +57,8 @@ def run(
         text=True,
         timeout=20,
         check=False,
+        user=user or None,
+        extra_groups=[] if user else None,
     )
 
 
@@ -248,3 +258,315 @@ def test_no_parameter_of_the_url_is_ignored(
     assert refused.returncode != 0
     assert word in refused.stderr
     assert "hunter2" not in refused.stderr + refused.stdout
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres: Postgres, program: Path) -> PostgresDatabase:
+    """To connect to in other ways."""
+    database = postgres.create_database()
+    assert run(program, "migrate", **database.environment).returncode == 0
+    return database
+
+
+def test_an_address_is_what_psql_takes(
+    program: Path, migrated: PostgresDatabase, tmp_path: Path
+) -> None:
+    """And the variables that psql reads, one of which is set to nothing in each: it is not set."""
+    folder, port, name = migrated.server.socket_folder, migrated.server.port, migrated.name
+    passwords = tmp_path / ".pgpass"
+    escaped = PASSWORD.replace("\\", "\\\\").replace(":", "\\:")
+    passwords.write_text(
+        f"# comment\nother:*:*:*:wrong\n127.0.0.1:*:*:{USER}:{escaped}\nlocalhost:*:*:*:{escaped}\n"
+    )
+    passwords.chmod(0o600)
+    migrated.execute("CREATE ROLE blank SUPERUSER LOGIN PASSWORD ' s3cr3t '")
+    with_password = {"PGPASSWORD": PASSWORD, "PGOPTIONS": "", "PGSSLROOTCERT": ""}
+    here, to = f"{USER}@127.0.0.1:{port}", f"host=127.0.0.1&port={port}"
+    cases: list[tuple[str, dict[str, str]]] = [
+        (f"postgres://{USER}@/{name}?host={folder}&port={port}", {"PGHOST": "", "PGHOSTADDR": ""}),
+        (f"postgres://{USER}@/{name}", {"PGHOST": str(folder), "PGPORT": f"{port}\r"}),
+        (f"postgres://{USER}@{quote(str(folder), safe='')}:{port}/{name}", {"PGPORT": ""}),
+        (f"postgres:///{name}?user={USER}&{to}", {"PGUSER": ""}),
+        (f"postgres://?{to}", {"PGUSER": USER, "PGDATABASE": name, "PGSSLMODE": ""}),
+        (f"postgresql+psycopg://{here}?database={name}", {"PGAPPNAME": ""}),
+        (f"postgres://{USER}@nowhere.invalid:{port}/{name}?hostaddr=127.0.0.1", {}),
+        (f"postgres://{here}/{name}", {"PGHOST": "nowhere.invalid", "PGHOSTADDR": "192.0.2.1"}),
+        (f"postgres://{here}/{name}?sslmode=allow", {"PGSSLMODE": "verify-ful"}),
+        (f"postgres://{here}/{name}?options=-c%20geqo%3Doff&application_name=a+b", {}),
+        (f"postgres://{here}/{name} \r", {"PGSSLMODE": " prefer\r"}),
+        (f"postgres://{here}/{name}", {"PGSSLCRL": "", "PGREQUIREAUTH": ""}),
+        (f"postgres://blank@127.0.0.1:{port}/{name}", {"PGPASSWORD": " s3cr3t "}),
+        (f"postgres://{here}/{name}?passfile={passwords}", {"PGPASSWORD": ""}),
+        (f"postgres://{here}/{name}", {"PGPASSWORD": "", "PGPASSFILE": str(passwords)}),
+        (f"postgres://{USER}@/{name}?host={folder}&port={port}",
+         {"PGPASSWORD": "", "HOME": str(tmp_path)}),
+    ]  # fmt: skip
+    for url, variables in cases:
+        done = run(program, "migrate", DATABASE_URL=url, **(with_password | variables))
+        assert done.returncode == 0, (url, variables, done.stdout, done.stderr)
+        assert "WARN" not in done.stdout, (url, done.stdout)
+        assert PASSWORD not in done.stdout
+
+
+def test_a_file_of_passwords_that_others_may_read_is_passed_over(
+    program: Path, migrated: PostgresDatabase, tmp_path: Path
+) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text(f"*:*:*:*:{PASSWORD}\n")
+    passwords.chmod(0o640)
+    variables = migrated.environment | {"PGPASSWORD": "", "PGPASSFILE": str(passwords)}
+    refused = run(program, "migrate", **variables)
+    assert refused.returncode == 1
+    assert str(passwords) in refused.stdout
+    assert PASSWORD not in refused.stdout + refused.stderr
+
+
+def test_an_address_may_be_ipv6(program: Path, postgres_template: Path) -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback address")
+    server = Postgres(postgres_template, host="::1").start()
+    try:
+        database = server.create_database()
+        for url, host in (
+            (f"postgres://{USER}@[::1]:{server.port}/{database.name}", ""),
+            (f"postgres://{USER}@:{server.port}/{database.name}", "::1"),
+        ):
+            done = run(program, "migrate", DATABASE_URL=url, PGHOST=host, PGPASSWORD=PASSWORD)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert f"[::1]:{server.port}" in done.stdout
+    finally:
+        server.remove()
+
+
+def test_what_means_nothing_here_is_passed_over_with_a_line(
+    program: Path, migrated: PostgresDatabase
+) -> None:
+    environment = migrated.environment | {"PGCONNECT_TIMEOUT": "5"}
+    environment["DATABASE_URL"] += (
+        "?prepared_statement_cache_size=0&channel_binding=prefer&keepalives=1&gssencmode=disable"
+        "&ssl_min_protocol_version=TLSv1.2&target_session_attrs=any"
+    )
+    done = run(program, "migrate", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "WARN" in line)
+    for name in ("prepared_statement_cache_size", "channel_binding", "PGCONNECT_TIMEOUT"):
+        assert name in line
+    assert "ssl_min_protocol_version" not in line, "it is obeyed"
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "words"),
+    [
+        ("//u:s3cr3t@h1:5432,h2:5432/db", {}, "several hosts"),
+        ("//u:s3cr3t@h1/db?host=h1&host=h2", {}, "one server"),
+        ("//u:s3cr3t@/db", {"PGHOST": "h1,h2"}, 'PGHOST="h1,h2" several hosts'),
+        ("//u:s3cr3t@::1/db", {}, "[::1]"),
+        ("//u:s3cr3t@h:70000/db", {}, "65535"),
+        ("//u:s3cr3t@/db", {"PGHOST": "tcp://10.0.0.1:5432"}, 'PGHOST="tcp://10.0.0.1:5432"'),
+        ("//u:s3cr3t@h/db", {"PGPORT": "tcp://10.0.0.1:5432"}, 'PGPORT="tcp://10.0.0.1:5432"'),
+        ("//u:s3cr3t@h/db", {"PGPORT": "0"}, "PGPORT"),
+        ("//u:s3cr3t@/db", {"PGHOSTADDR": "db"}, "PGHOSTADDR"),
+        ("//h/db", {"PGUSER": ""}, "user"),
+        ("//u:s3cr3t@h/db", {"PGSSLMODE": "verify-ful"}, 'PGSSLMODE="verify-ful" verify-full'),
+        ("//u:s3cr3t@h/db?sslmode=verify-ful", {}, "sslmode verify-full"),
+        ("//u:s3cr3t@h/db?channel_binding=require", {}, "channel_binding"),
+        ("//u:s3cr3t@h/db", {"PGCHANNELBINDING": "require"}, "PGCHANNELBINDING"),
+        ("//u:s3cr3t@h/db?require_auth=scram-sha-256", {}, "require_auth"),
+        ("//u:s3cr3t@h/db", {"PGREQUIREAUTH": "scram-sha-256"}, "PGREQUIREAUTH"),
+        ("//u:s3cr3t@h/db?gssencmode=require", {}, "gssencmode"),
+        ("//u:s3cr3t@h/db?sslcrl=/etc/crl.pem", {}, "sslcrl"),
+        ("//u:s3cr3t@h/db", {"PGSSLCRLDIR": "/etc"}, "PGSSLCRLDIR"),
+        ("//u:s3cr3t@h/db?ssl_min_protocol_version=TLSv1.3", {}, "ssl_min_protocol_version"),
+        ("//u:s3cr3t@h/db?sslnegotiation=direct", {}, "sslnegotiation"),
+        ("//u:s3cr3t@h/db?target_session_attrs=read-write", {}, "target_session_attrs"),
+        ("//u:s3cr3t@h/db", {"PGTARGETSESSIONATTRS": "primary"}, "PGTARGETSESSIONATTRS"),
+        ("//u:s3cr3t@h/db?requirepeer=postgres", {}, "requirepeer"),
+        ("//u:s3cr3t@h/db?sslpassword=s3cr3t", {}, "sslpassword"),
+        ("//u:s3cr3t@h/db?service=wiki", {}, "service"),
+        ("//u:s3cr3t@h/db?sslcert=/dev/null", {}, "sslkey"),
+        ("//u@h/db?sslrootcert=system&sslmode=require", {}, "sslrootcert=system verify-full"),
+        ("//u:s3cr3t@h/db?sslrootcert=system", {"PGSSLMODE": "prefer"}, "PGSSLMODE verify-full"),
+        ("//u:s3cr3t@h/db?sslmode=verify-ca", {"PGSSLROOTCERT": "system"}, "PGSSLROOTCERT sslmode"),
+        ("//u@h/db?sslrootcert=/dev/null", {"PGSSLMODE": "disable"}, "PGSSLMODE sslrootcert"),
+        ("//u:s3cr3t@h/db", {"PGREQUIRESSL": "1", "PGSSLMODE": "prefer"}, "PGSSLMODE PGREQUIRESSL"),
+        ("//u:s3cr3t@h/db?sslmode=verify-full&hostaddr=::1", {}, "hostaddr"),
+        ("//u:s3cr3t@/db?host=/tmp&sslmode=require", {}, "socket"),
+        ("//u@h/db", {"PGSSLMODE": "require", "PGSSLROOTCERT": "/no/ca.pem"}, "PGSSLROOTCERT"),
+        ("//u:s3cr3t@h/db?sslmode=verify-full&sslrootcert=/dev/null", {}, "/dev/null certificate"),
+        ("//u@h/db", {"PGSSLKEY": "-----BEGIN KEY\ns3cr3t", "PGSSLCERT": ""}, "PGSSLKEY sslcert"),
+        ("//u:s3cr3t@h/db?search_path=wiki", {}, "search_path"),
+        ("//u:s3cr3t@h/db?statement-cache-capacity=0", {}, "statement-cache-capacity"),
+        ("//u@h/db", {"PGPASSWORD": "s3cr3t\r"}, "PGPASSWORD"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_obeyed_is_refused_in_one_line(
+    program: Path, url: str, variables: dict[str, str], words: str
+) -> None:
+    variables = {"DATABASE_URL": f"postgres:{url}", "STARTUP_TIMEOUT_SECONDS": "1"} | variables
+    refused = run(program, "migrate", **variables)
+    assert refused.returncode not in (0, 101)
+    said = refused.stdout + refused.stderr
+    assert len(said.splitlines()) == 1, said
+    for word in words.split(" "):
+        assert word in said
+    assert "s3cr3t" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://user:PART/s3cr3t@127.0.0.1:1/db",
+        "postgres://user:PART@s3cr3t/s3cr3t@127.0.0.1:1/db",
+        "postgres://user:s3cr3t@PART/s3cr3t@127.0.0.1:1/db",
+        "postgres://user:s3cr3t?PART=s3cr3t@127.0.0.1:1/db",
+        "postgres://user:s3cr3t@s3cr3t?PART&PART=s3cr3t@127.0.0.1:1/db",
+        "postgres://user:1234/s3cr3t@127.0.0.1:1/db",
+        "host=127.0.0.1 user=user password=s3cr3t:PART",
+        "postgres://user:s3cr3t@h:PART/db",
+        "postgres://user:s3cr3t@[PART/db",
+        "postgres://user:s3cr3t@127.0.0.1/db?sslmode=PART",
+    ],
+)
+def test_no_part_of_a_password_is_shown(program: Path, url: str) -> None:
+    refused = run(program, "migrate", STARTUP_TIMEOUT_SECONDS="1", DATABASE_URL=url)
+    said = refused.stdout + refused.stderr
+    assert refused.returncode not in (0, 101)
+    assert "DATABASE_URL" in said
+    assert "s3cr3t" not in said
+    assert "PART" not in said
+
+
+def test_libpqs_variables_do_not_matter_to_sqlite(program: Path, tmp_path: Path) -> None:
+    bad = {"PGPORT": "tcp://", "PGSSLMODE": "x", "PGHOST": "a,b", "PGREQUIREAUTH": "none"}
+    done = run(program, "migrate", cwd=tmp_path, **bad)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def failed_start(program: Path, **variables: str) -> str:
+    """The last thing that a start says that has waited in vain."""
+    failed = run(
+        program,
+        cwd=Path("/"),
+        PORT=str(free_port()),
+        STARTUP_TIMEOUT_SECONDS="2",
+        **variables,
+    )
+    assert failed.returncode not in (0, 101)
+    last = failed.stderr.splitlines()[-1]
+    assert "gave up after 2s" in last
+    return last
+
+
+def test_a_failed_start_ends_with_the_cause(program: Path, tmp_path: Path) -> None:
+    port = free_port()
+    refused = failed_start(program, DATABASE_URL=f"postgres://u@127.0.0.1:{port}/db")
+    assert "refused" in refused
+    missing = failed_start(program, DATABASE_URL=f"postgres://u@/db?host={tmp_path}")
+    assert "No such file" in missing
+    assert f"{tmp_path}/.s.PGSQL.5432" in missing
+    no_folder = run(program, DATABASE_URL="postgres://u@/db?host=/dev/null", PORT=str(port))
+    assert "Not a directory" in no_folder.stderr, "it waits for what waiting does not cure"
+    unknown = failed_start(program, DATABASE_URL="postgres://u@nowhere.invalid/db")
+    assert re.search(r"name|resol|lookup", unknown.split("gave up")[1]), unknown
+    url = f"sqlite://{tmp_path}/wiki.db"
+    assert run(program, "migrate", DATABASE_URL=url).returncode == 0
+    with sqlite3.connect(tmp_path / "wiki.db", isolation_level=None) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        locked = failed_start(program, DATABASE_URL=url)
+    other.close()
+    assert "locked" in locked
+
+
+def test_what_postgresql_adds_to_an_error_is_logged(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    service = start_service(postgres_database)
+    postgres_database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
+        "'closed' USING DETAIL = 'It is Sunday.', HINT = E'Come back\non Monday.'; END $$; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    answer = service.client.post("/users", json={"name": "Ada"})
+    problem(answer, 500)
+    assert "Sunday" not in answer.text
+    wait_until(
+        lambda: "closed DETAIL: It is Sunday. HINT: Come back on Monday." in service.text,
+        "the error with its detail and hint",
+    )
+
+
+@pytest.fixture
+def folder_of_nobody() -> Iterator[tuple[Path, str]]:
+    """A folder for files that a user without privileges may read, and that user, for `run`."""
+    folder = Path(tempfile.mkdtemp(prefix="wiki-test-"))
+    user = ""
+    if os.geteuid() == 0:
+        user = "nobody"
+        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+    yield folder, user
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def refused_by_sqlite(program: Path, user: str, file: Path) -> str:
+    start = time.monotonic()
+    refused = run(program, user=user, DATABASE_URL=f"sqlite://{file}", PORT=str(free_port()))
+    assert refused.returncode not in (0, 101)
+    assert time.monotonic() - start < 5, "it waits for what waiting does not cure"
+    return refused.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    program: Path, folder_of_nobody: tuple[Path, str]
+) -> None:
+    folder, user = folder_of_nobody
+    file = folder / "wiki.db"
+    assert run(program, "migrate", user=user, DATABASE_URL=f"sqlite://{file}").returncode == 0
+    folder.chmod(0o500)
+    assert str(file) in refused_by_sqlite(program, user, file)
+    folder.chmod(0o700)
+    (folder / "wiki.db-lock").unlink(missing_ok=True)
+    folder.chmod(0o500)
+    assert str(file) in refused_by_sqlite(program, user, file)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-lock"])
+def test_a_sqlite_file_that_cannot_be_written_is_named(
+    program: Path, folder_of_nobody: tuple[Path, str], suffix: str
+) -> None:
+    """As after a visit of root, who has made the files beside it."""
+    folder, user = folder_of_nobody
+    file = folder / "wiki.db"
+    assert run(program, "migrate", user=user, DATABASE_URL=f"sqlite://{file}").returncode == 0
+    with sqlite3.connect(file, isolation_level=None) as visitor:
+        visitor.execute("PRAGMA journal_mode = WAL")
+        visitor.execute("CREATE TABLE IF NOT EXISTS visits (at text)")
+        foreign = file.with_name(file.name + suffix)
+        os.chown(foreign, os.geteuid(), -1)
+        foreign.chmod(0o444)
+        assert f"{foreign}: " in refused_by_sqlite(program, user, file)
+    visitor.close()
+
+
+def test_the_lock_of_a_start_is_not_on_the_database(
+    program: Path, sqlite_database: SqliteDatabase
+) -> None:
+    """Where SQLite and `flock` meet (macOS, NFS), it would shut SQLite out."""
+    assert run(program, "migrate", **sqlite_database.environment).returncode == 0
+    with sqlite_database.path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = run(program, "migrate", STARTUP_TIMEOUT_SECONDS="2", **sqlite_database.environment)
+    assert done.returncode == 0, done.stderr
+    with sqlite_database.path.with_name("wiki.db-lock").open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waits = run(program, "migrate", STARTUP_TIMEOUT_SECONDS="1", **sqlite_database.environment)
+    assert "another process" in waits.stderr
+
+
+def test_blanks_and_a_carriage_return_are_no_part_of_a_value(program: Path, tmp_path: Path) -> None:
+    """As an env file from Windows has them."""
+    done = run(program, "migrate", cwd=tmp_path, DATABASE_URL=" sqlite://wiki.db \r", RUST_LOG="\r")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "wiki.db").exists()
+    assert run(program, cwd=tmp_path, PORT="http\r").stderr.startswith('wiki-service: PORT="http"')

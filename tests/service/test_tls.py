@@ -87,6 +87,28 @@ def test_a_missing_authority_is_named(
     assert "missing.pem" in said
 
 
+def test_an_authority_that_is_named_is_asked(
+    database: PostgresDatabase, certificate: Path, tmp_path: Path, start_service: StartService
+) -> None:
+    """`require` beside an authority is `verify-ca`, as for libpq, and `system` `verify-full`."""
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    start_service(**with_tls(database, "127.0.0.1", certificate, "require"))
+    said = refused(start_service, with_tls(database, "127.0.0.1", other, "require"))
+    assert "certificate" in said.lower()
+    by_variables = database.environment | {"PGSSLMODE": "require", "PGSSLROOTCERT": str(other)}
+    assert "certificate" in refused(start_service, by_variables).lower()
+
+    system = {"PGSSLROOTCERT": "system", "SSL_CERT_FILE": str(certificate)}
+    by_name = database.environment_at(database.server.port, "localhost")
+    start_service(**by_name, **system)
+    assert "certificate" in refused(start_service, database.environment | system).lower()
+    by_name["DATABASE_URL"] += "?sslrootcert=system"
+    assert "certificate" in refused(start_service, by_name).lower(), "ours is not the system's"
+    missing = by_name | {"SSL_CERT_FILE": "/no/store.pem"}
+    assert "/no/store.pem" in refused(start_service, missing)
+
+
 def test_a_server_without_tls_is_not_spoken_to(
     postgres_database: PostgresDatabase, certificate: Path, start_service: StartService
 ) -> None:

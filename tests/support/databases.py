@@ -85,12 +85,13 @@ Database = SqliteDatabase | PostgresDatabase
 
 
 class Postgres:
-    """A PostgreSQL server of the test's own: TCP on loopback, scram passwords, fsync on."""
+    """A PostgreSQL server of the test's own: loopback and a socket, scram passwords, fsync on."""
 
     def __init__(self, template: Path, *, host: str = "127.0.0.1"):
         self.host = host
         self.port = free_port()
         self._home = _home()
+        self.socket_folder = self._home
         self.data = self._home / "data"
         subprocess.run(["cp", "-a", template, self.data], check=True)
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,7 +110,7 @@ class Postgres:
                     *("-D", self.data),
                     *("-p", str(self.port)),
                     *("-c", f"listen_addresses={self.host}"),
-                    *("-c", "unix_socket_directories="),
+                    *("-c", f"unix_socket_directories={self.socket_folder}"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

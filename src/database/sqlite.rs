@@ -1,0 +1,75 @@
+//! A SQLite file: its address, and the lock under which its schema is changed.
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
+
+use sea_orm::sqlx::{
+    ConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::{
+    config::Config,
+    database::{
+        error::{connection_error, reason},
+        libpq::in_url,
+    },
+};
+
+/// Reads `DATABASE_URL`, of which `rest` is what follows `sqlite:`.
+pub fn options(url: &str, rest: &str, config: &Config) -> Result<SqliteConnectOptions, String> {
+    if rest.contains(":memory:") || rest.contains("mode=memory") {
+        let why = "a SQLite database in memory ends with its connection: name a file";
+        return Err(in_url(why));
+    }
+    if rest.trim_start_matches('/').is_empty() {
+        return Err(in_url("name a file"));
+    }
+    let options: SqliteConnectOptions =
+        url.parse().map_err(|error| in_url(reason(&connection_error(error))))?;
+    check_writable(options.get_filename())?;
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(config.database_statement_timeout_seconds.0)
+        .disable_statement_logging())
+}
+
+/// SQLite opens files that it cannot write to, and fails at each write. This is for before it has
+/// opened them: to close one of them would end its locks.
+fn check_writable(path: &Path) -> Result<(), String> {
+    for file in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
+        match OpenOptions::new().write(true).open(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let file = file.display();
+                return Err(format!("SQLite file {file}: {error}: the service has to write to it"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Waits for its turn to change the schema of the SQLite file at `path`, which ends with the file
+/// that is returned. That is one beside it: where locks are kept by file and process (macOS, NFS), a
+/// lock of ours on the database would shut SQLite out.
+pub fn lock(path: &Path) -> Result<File, String> {
+    let file = beside(path, "-lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+    open.and_then(|file| file.lock().map(|()| file)).map_err(|error| {
+        let file = file.display();
+        format!("{file}: {error}: it and its directory must be there and writable")
+    })
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
