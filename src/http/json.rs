@@ -142,7 +142,7 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
         Some(MetaRequest { description: None, content: media_types::<T>(), required: true })
     }
 
-    /// A body without a content type is taken as JSON, as the predecessor does.
+    /// A body without a content type is taken as JSON, as FastAPI did for years.
     async fn from_request(
         request: &'a Request,
         body: &mut RequestBody,

@@ -221,7 +221,7 @@ def test_http_2_is_turned_away_in_its_own_words(shared_service: Service) -> None
 
 
 def test_every_address_is_ipv4_too_whatever_the_system_says(
-    sqlite_database: SqliteDatabase, start_service: StartService, program: Path
+    sqlite_database: SqliteDatabase, program: Path
 ) -> None:
     """net.ipv6.bindv6only, in a network of its own."""
     script = (

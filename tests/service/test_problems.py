@@ -78,7 +78,7 @@ def test_a_compressed_body(api: httpx.Client, coding: str) -> None:
 
 
 def test_no_content_type_is_taken_as_json(api: httpx.Client) -> None:
-    """As the predecessor does."""
+    """As FastAPI did for years."""
     assert api.post("/users", content=b'{"name": "x"}').status_code == 201
 
 

@@ -100,7 +100,9 @@ def test_a_request_on_an_idle_connection_is_answered_and_is_the_last(
 ) -> None:
     """RFC 9112, section 9.6."""
     service = start_service(sqlite_database)
-    request = GET.replace(b"1.1", version).replace(b"\r\n\r\n", b"\r\nconnection: keep-alive\r\n\r\n")
+    request = GET.replace(b"1.1", version).replace(
+        b"\r\n\r\n", b"\r\nconnection: keep-alive\r\n\r\n"
+    )
     clients = [connection(service, request) for _ in range(3)]
     for client in clients:
         assert b"connection: close" not in client.recv(65536)
