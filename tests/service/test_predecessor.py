@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from support import predecessor
 from support.databases import Postgres
 from support.predecessor import Predecessor
 from support.service import Service
@@ -152,7 +151,6 @@ def servers(
     program: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[int, int]]:
     """The ports of both, on the same tables."""
-    predecessor.install()
     directory, database = tmp_path_factory.mktemp("predecessor"), postgres.create_database()
     ours = Service(program, directory, database.environment).wait_until_ready()
     theirs = Predecessor(directory, database)

@@ -1,35 +1,26 @@
-"""The predecessor of bench/predecessor, installed once and kept, and a server of it."""
+"""The predecessor, as bench/predecessor has it."""
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from support.cache import CACHE
 from support.databases import PASSWORD, USER, PostgresDatabase
+from support.generators import kept, run
 from support.net import free_port
 from support.service import ROOT
 from support.wait import wait_until
 
 HOME = ROOT / "bench/predecessor"
 REQUIREMENTS = HOME / "requirements.txt"
-VENV = CACHE / f"predecessor-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
-UVICORN = VENV / "bin/uvicorn"
 
 
-def install() -> None:
-    if UVICORN.exists():
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-    pip = [VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    try:
-        subprocess.run([*pip, "-r", REQUIREMENTS], check=True)
-    except subprocess.CalledProcessError:
-        shutil.rmtree(VENV)
-        raise
+def packages() -> Path:
+    """The folder of its packages, installed once and kept."""
+    install = ("pip", "install", "--quiet", "--no-deps", "-r", REQUIREMENTS, "--target")
+    name = f"predecessor-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
+    return kept(name, lambda folder: run(sys.executable, "-m", *install, folder))
 
 
 class Predecessor:
@@ -41,6 +32,7 @@ class Predecessor:
         server = database.server
         environment = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(packages()),
             "DATABASE_URL": f"postgresql+asyncpg://{server.host}:{server.port}/{database.name}",
             "PGUSER": USER,
             "PGPASSWORD": PASSWORD,
@@ -48,7 +40,16 @@ class Predecessor:
         }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [UVICORN, "main:app", f"--app-dir={HOME}", f"--port={self.port}"],
+                [
+                    sys.executable,
+                    "-m",
+                    "uvicorn",
+                    "main:app",
+                    "--app-dir",
+                    HOME,
+                    "--port",
+                    str(self.port),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
