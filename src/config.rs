@@ -63,7 +63,8 @@ config! {
     max_body_bytes: NonZeroU32 = "1048576",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
-    /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas
+    /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
+    /// header Forwarded (RFC 7239) is not read
     trusted_proxies: List<Network> = "",
     /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
     cors_allowed_origins: List<Origin> = "",

@@ -17,12 +17,30 @@ pub struct Id(pub i64);
 impl Id {
     pub const RANGE: &str = "a whole number from 0 to 9223372036854775807";
 
-    /// From a JSON number. `1.0` is whole, as in JSON Schema.
-    pub fn from_number(number: &serde_json::Number) -> Option<Self> {
-        // 2^63 is the first float that is too large.
-        let whole = |float: &f64| float.fract() == 0.0 && *float < i64::MAX as f64;
-        let id = number.as_i64().or_else(|| number.as_f64().filter(whole).map(|f| f as i64))?;
+    /// From a valid JSON value. `1.0` is whole, as in JSON Schema; but from 2^53 on, whoever wrote a
+    /// number as a float may have meant another one.
+    pub fn from_json(json: &str) -> Option<Self> {
+        const INTEGERS: f64 = (1_u64 << 53) as f64;
+        let id = json.parse().ok().or_else(|| {
+            let whole = |float: &f64| *float < INTEGERS && is_whole(json);
+            json.parse().ok().filter(whole).map(|float| float as i64)
+        })?;
         (id >= 0).then_some(Self(id))
+    }
+}
+
+/// Whether a JSON number has nothing but zeros behind its point, wherever its exponent moves that. As a
+/// float it would be rounded.
+fn is_whole(json: &str) -> bool {
+    let (digits, exponent) = json.split_once(['e', 'E']).unwrap_or((json, "0"));
+    let (before, behind) = digits.split_once('.').unwrap_or((digits, ""));
+    let behind = behind.trim_end_matches('0');
+    let zeros = before.len() - before.trim_end_matches('0').len();
+    match exponent.parse::<i64>() {
+        _ if before.trim_start_matches('-') == "0" && behind.is_empty() => true,
+        Ok(exponent @ 0..) => behind.len() as i64 <= exponent,
+        Ok(exponent) => behind.is_empty() && zeros as i64 >= -exponent,
+        Err(_) => false,
     }
 }
 
@@ -40,7 +58,6 @@ impl Type for Id {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             minimum: Some(0.0),
             maximum: Some(i64::MAX as f64),
-            exclusive_maximum: Some(true),
             ..MetaSchema::new_with_format("integer", "int64")
         }))
     }
@@ -65,7 +82,7 @@ impl ParseFromParameter for Id {
 
 impl ParseFromJSON for Id {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
-        let id = value.as_ref().and_then(Value::as_number).and_then(Self::from_number);
+        let id = value.and_then(|value| Self::from_json(&value.to_string()));
         id.ok_or_else(|| ParseError::custom(Self::RANGE))
     }
 }

@@ -23,7 +23,6 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
-    time::{Instant, sleep},
 };
 
 use crate::{
@@ -101,7 +100,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let (endpoint, paths) = api::routes(&app);
     let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, paths);
     let (stop, stopped) = oneshot::channel();
-    let stopped = async { stopped.await.unwrap_or_else(|_| Instant::now()) };
+    let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;
     let startup = config.startup_timeout_seconds.0;
     let server = server::serve(listener, endpoint, &config, stopped);
@@ -115,19 +114,11 @@ async fn serve(config: Config) -> Result<(), String> {
         app.enter(Phase::Serving);
         tracing::info!("ready");
         signals.next().await;
-        let deadline = Instant::now() + grace;
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
-        let drain = async {
-            // Still accepting: whoever balances the load has to see that we are no longer ready.
-            sleep(grace / 10).await;
-            stop.send(deadline).ok();
-            std::future::pending().await
-        };
-        tokio::select! {
-            () = drain => Ok(()),
-            () = signals.next() => Err("stopped at once by a second signal".into()),
-        }
+        stop.send(()).ok();
+        signals.next().await;
+        Err("stopped at once by a second signal".into())
     };
     tokio::select! {
         ended = life => ended,

@@ -12,7 +12,7 @@ use poem::{
     http::{Method, StatusCode, header},
 };
 use poem_openapi::{OpenApi, OpenApiService};
-use serde_json::Value;
+use serde_yaml::{Mapping, Number, Value};
 
 use crate::clock;
 
@@ -35,7 +35,7 @@ where
     let pages: [(&str, &str, Render<A>); 4] = [
         ("/docs", "text/html; charset=utf-8", swagger_ui),
         ("/redoc", "text/html; charset=utf-8", redoc),
-        ("/openapi.json", "application/json", OpenApiService::spec),
+        ("/openapi.json", "application/json", json),
         ("/openapi.yaml", "application/yaml", yaml),
     ];
     pages.map(|(path, content_type, render)| {
@@ -47,9 +47,9 @@ where
 
 /// Each path of the document, with its methods as the header `Allow` lists them.
 pub fn paths(spec: &str) -> Vec<(String, String)> {
-    let document: Value = serde_json::from_str(spec).expect("made by poem-openapi");
+    let document: serde_json::Value = serde_json::from_str(spec).expect("made by poem-openapi");
     let paths = document["paths"].as_object().expect("an object");
-    let allow = |operations: &Value| {
+    let allow = |operations: &serde_json::Value| {
         let methods: Vec<String> =
             operations.as_object().expect("an object").keys().map(|m| m.to_uppercase()).collect();
         methods.join(", ").replace("GET", "GET, HEAD")
@@ -57,30 +57,64 @@ pub fn paths(spec: &str) -> Vec<(String, String)> {
     paths.iter().map(|(path, operations)| (path.clone(), allow(operations))).collect()
 }
 
+/// The document as poem-openapi makes it, but for what it cannot say: the order of the tags, which is
+/// that of the paths and not of the alphabet, and limits that are whole numbers, and not floats.
+fn document<A: OpenApi>(service: &OpenApiService<A, ()>) -> Value {
+    // Which keeps the order of what it reads, as serde_json does not; JSON is YAML.
+    let mut document: Value = serde_yaml::from_str(&service.spec()).expect("made by poem-openapi");
+    let paths = document["paths"].as_mapping().into_iter().flat_map(Mapping::values);
+    let operations = paths.filter_map(Value::as_mapping).flat_map(Mapping::values);
+    let used: Vec<Value> = operations.map(|operation| operation["tags"][0].clone()).collect();
+    if let Some(tags) = document["tags"].as_sequence_mut() {
+        tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
+    }
+    make_whole(&mut document);
+    document
+}
+
+/// As an `i64`, the float next to its largest is its largest.
+fn make_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0) {
+                *number = Number::from(whole as i64);
+            }
+        }
+        Value::Sequence(values) => values.iter_mut().for_each(make_whole),
+        Value::Mapping(fields) => fields.values_mut().for_each(make_whole),
+        _ => {}
+    }
+}
+
+fn json<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
+    serde_json::to_string_pretty(&document(service)).expect("a document")
+}
+
+/// YAML 1.1 takes a bare time for more than a text.
+fn yaml<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
+    let text = serde_yaml::to_string(&document(service)).expect("a document");
+    text.replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
+}
+
 /// What poem-openapi's template lacks: a doctype, and an icon that is not looked for elsewhere.
 fn swagger_ui<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
     let head = r#"<head><link rel="icon" href="data:,">"#;
-    format!("<!DOCTYPE html>{}", service.swagger_ui_html().replacen("<head>", head, 1))
+    let page = service.swagger_ui_html().replacen("<head>", head, 1);
+    format!("<!DOCTYPE html>{}", page.replace(&service.spec(), &json(service)))
 }
 
 /// What poem-openapi's template has too much: fonts from another host.
 fn redoc<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
-    let page = service.redoc_html();
+    let page = service.redoc_html().replace(&service.spec(), &json(service));
     let start = page.find(r#"<link href="https://fonts."#).expect("poem-openapi's ReDoc page");
     let end = start + page[start..].find('>').expect("the end of the tag") + 1;
     format!(r#"{}<link rel="icon" href="data:,">{}"#, page[..start].trim_start(), &page[end..])
 }
 
-/// YAML 1.1 takes a bare time for more than a text.
-fn yaml<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
-    service.spec_yaml().replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
-}
-
 impl Page {
     fn body_and_etag(&self) -> &(Bytes, String) {
         self.made.get_or_init(|| {
-            // 2^63, which the ids stay below, as a whole number: YAML 1.1 takes the other for a text.
-            let body = (self.render)().replace("9.223372036854776e18", "9223372036854775808");
+            let body = (self.render)();
             let mut hasher = DefaultHasher::new();
             body.hash(&mut hasher);
             (body.into(), format!("\"{:016x}\"", hasher.finish()))

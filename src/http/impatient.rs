@@ -2,10 +2,11 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,18 +18,23 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+/// How long a client that has ended its side may wait for its answer, which takes no longer.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
+
 /// How long a connection may be slow.
 pub struct Limits {
     pub header: Duration,
     pub idle: Duration,
     pub write: Duration,
-    /// No longer at all, if it is not being served: hyper closes idle connections when it is told
-    /// to, but not those that have sent nothing yet, as browsers keep them in store.
-    pub stopping: AtomicBool,
+    /// When those that are not being served end, once the service has been told to stop.
+    pub end: OnceLock<Instant>,
 }
 
 /// A socket that ends with `TimedOut` when its client is too slow to send a request's headers, to
 /// send another request, or to take an answer. hyper's own timer cannot tell the first two apart.
+///
+/// A client that has ended its side of the connection may be waiting for its answer all the same, as
+/// `nc -N` does, or it may be gone. hyper would take it for gone at once, or, with `half_close`, never.
 pub struct Impatient {
     socket: TcpStream,
     /// How often a request has begun or ended. Odd while one is served: its own time limit holds.
@@ -39,6 +45,8 @@ pub struct Impatient {
     header_began: Option<Instant>,
     idle_since: Option<Instant>,
     stalled_since: Option<Instant>,
+    /// When the client was seen to have ended its side, while a request of it was served.
+    ended_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -54,6 +62,7 @@ impl Impatient {
             header_began: Some(now),
             idle_since: None,
             stalled_since: None,
+            ended_since: None,
         }
     }
 
@@ -62,7 +71,7 @@ impl Impatient {
         let turns = self.turns.load(Ordering::Relaxed);
         if turns != self.seen_turns {
             self.seen_turns = turns;
-            (self.header_began, self.idle_since) = (None, None);
+            (self.header_began, self.idle_since, self.ended_since) = (None, None, None);
         }
         turns % 2 == 1
     }
@@ -74,11 +83,25 @@ impl Impatient {
             return Poll::Pending;
         }
         let deadline = match self.header_began {
-            _ if self.limits.stopping.load(Ordering::Relaxed) => Instant::now(),
             Some(began) => began + self.limits.header,
             None => *self.idle_since.get_or_insert_with(Instant::now) + self.limits.idle,
         };
+        let deadline = self.limits.end.get().map_or(deadline, |end| deadline.min(*end));
         self.poll_deadline(cx, deadline)
+    }
+
+    /// Ready once the client of the request that is being served is taken for gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut byte = [MaybeUninit::uninit()];
+        match ready!(self.socket.poll_peek(cx, &mut ReadBuf::uninit(&mut byte))) {
+            Ok(0) => {
+                let ended = *self.ended_since.get_or_insert_with(Instant::now);
+                self.poll_deadline(cx, ended + HALF_CLOSED)
+            }
+            // The next request, or more of this one.
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
     }
 
     /// Ready once `deadline` has passed. The timer is moved only when it must be: moving it costs
@@ -144,6 +167,12 @@ impl AsyncWrite for Impatient {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper does not look for the next request before something wakes it up: this does.
         let _ = self.poll_patience(cx);
+        // Nor does it look at the client while it has a request to answer.
+        if self.note_turns()
+            && let Poll::Ready(error) = self.poll_gone(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 

@@ -1,15 +1,19 @@
 //! JSON in and out. Bodies are read field by field, so that an answer can name all that is wrong.
 
-use poem::{IntoResponse, Request, RequestBody, Response, Result, http::header};
+use std::collections::BTreeMap;
+
+use poem::{
+    IntoResponse, Request, RequestBody, Response, Result,
+    http::{HeaderValue, header},
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
-    error::ContentTypeError,
     payload::Payload,
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
     types::Type,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::{
     http::problem::{Invalid, Problem},
@@ -24,48 +28,60 @@ pub struct Json<T>(pub T);
 /// A request's body, read from the fields of a JSON object.
 pub trait FromFields: Type + Sized {
     /// `None` if a field is not valid; the fields remember why.
-    fn from_fields(fields: &mut Fields) -> Option<Self>;
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self>;
 }
 
-/// The fields of a JSON object, and what has been found wrong with them so far.
-pub struct Fields {
-    values: Map<String, Value>,
+/// The fields of a JSON object, and what has been found wrong with them so far. A value is looked at
+/// when it is asked for: what nobody asks for may be of any size (RFC 8259, section 6).
+pub struct Fields<'a> {
+    values: BTreeMap<String, &'a RawValue>,
     errors: Vec<Invalid>,
 }
 
-impl Fields {
+impl Fields<'_> {
     /// A text of 1 to `max` characters that is not blank and holds no NUL, which PostgreSQL cannot
     /// store.
     pub fn text(&mut self, name: &'static str, max: usize) -> Option<String> {
-        let wrong = match self.values.remove(name) {
+        let wrong = match self.values.remove(name).map(RawValue::get) {
             None => format!("{name} is missing: give a text of 1 to {max} characters"),
-            Some(Value::String(text)) => {
-                let length = text.chars().count();
-                if length > max {
-                    format!("{name} has {length} characters: at most {max} are allowed")
-                } else if text.contains('\0') {
-                    format!("{name} contains the character NUL (U+0000), which is not allowed")
-                } else if text.trim().is_empty() {
-                    format!("{name} is blank: give a text of 1 to {max} characters")
-                } else {
-                    return Some(text);
+            Some(json) if json.starts_with('"') => match serde_json::from_str::<String>(json) {
+                Ok(text) => {
+                    let length = text.chars().count();
+                    if length > max {
+                        format!("{name} has {length} characters: at most {max} are allowed")
+                    } else if text.contains('\0') {
+                        format!("{name} contains the character NUL (U+0000), which is not allowed")
+                    } else if text.trim().is_empty() {
+                        format!("{name} is blank: give a text of 1 to {max} characters")
+                    } else {
+                        return Some(text);
+                    }
                 }
-            }
-            Some(other) => {
-                format!("{name} is {}: give a text of 1 to {max} characters", kind(&other))
+                // All else that can be wrong with a text is wrong with the whole body.
+                Err(_) => {
+                    format!("{name} contains half of a surrogate pair, which is no character")
+                }
+            },
+            Some(json) => {
+                format!("{name} is {}: give a text of 1 to {max} characters", kind(json))
             }
         };
         self.refuse(name, wrong)
     }
 
     pub fn id(&mut self, name: &'static str) -> Option<Id> {
-        let wrong = match self.values.remove(name) {
+        let wrong = match self.values.remove(name).map(RawValue::get) {
             None => format!("{name} is missing: give {}", Id::RANGE),
-            Some(Value::Number(number)) => match Id::from_number(&number) {
+            Some(json) => match Id::from_json(json) {
                 Some(id) => return Some(id),
-                None => format!("{name} is {number}: give {}", Id::RANGE),
+                None if kind(json) != NUMBER => {
+                    format!("{name} is {}: give {}", kind(json), Id::RANGE)
+                }
+                None => {
+                    let json = json.get(..40).unwrap_or(json);
+                    format!("{name} is {json}: give {}, as digits alone", Id::RANGE)
+                }
             },
-            Some(other) => format!("{name} is {}: give {}", kind(&other), Id::RANGE),
         };
         self.refuse(name, wrong)
     }
@@ -76,29 +92,38 @@ impl Fields {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+const NUMBER: &str = "a number";
+
+/// What kind of value valid JSON is.
+fn kind(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => "a text",
+        Some(b'[') => "an array",
+        Some(b'{') => "an object",
+        _ => NUMBER,
     }
 }
 
 fn parse<T: FromFields>(body: &[u8]) -> Result<T, Problem> {
     let refuse = |detail: String| Problem::invalid(vec![Invalid { pointer: "#".into(), detail }]);
-    let values = match serde_json::from_slice(body) {
-        Ok(Value::Object(values)) => values,
-        Ok(other) => {
-            return Err(refuse(format!("the body must be a JSON object, but is {}", kind(&other))));
-        }
-        Err(_) if body.is_empty() => {
-            return Err(refuse("the body is empty: send a JSON object".into()));
-        }
-        Err(error) => return Err(refuse(format!("the body is not valid JSON: {error}"))),
+    if body.is_empty() {
+        return Err(refuse("the body is empty: send a JSON object".into()));
+    }
+    let Ok(json) = str::from_utf8(body) else {
+        return Err(refuse("the body is not UTF-8, as JSON has to be (RFC 8259)".into()));
     };
+    // A byte order mark may be ignored (RFC 8259, section 8.1).
+    let json = json.strip_prefix('\u{feff}').unwrap_or(json);
+    let values = serde_json::from_str(json).map_err(|error| {
+        refuse(match serde_json::from_str::<&RawValue>(json) {
+            Ok(other) => {
+                format!("the body must be a JSON object, but is {}", kind(other.get()))
+            }
+            Err(_) => format!("the body is not valid JSON: {error}"),
+        })
+    })?;
     let mut fields = Fields { values, errors: Vec::new() };
     T::from_fields(&mut fields).ok_or_else(|| Problem::invalid(fields.errors))
 }
@@ -117,18 +142,25 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
         Some(MetaRequest { description: None, content: media_types::<T>(), required: true })
     }
 
-    /// A body without a content type is taken as JSON, as the predecessor does.
+    /// A body without a content type is taken as JSON, as FastAPI did for years.
     async fn from_request(
         request: &'a Request,
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
+        let is_plain = |coding: &HeaderValue| {
+            coding.is_empty() || coding.as_bytes().eq_ignore_ascii_case(b"identity")
+        };
+        if !request.headers().get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+            let detail = "send the body as it is, without a Content-Encoding";
+            return Err(Problem::unsupported(detail, &("accept-encoding", "identity")).into());
+        }
         let content_type = request.content_type().unwrap_or(CONTENT_TYPE);
         if content_type != CONTENT_TYPE
             && !<poem_openapi::payload::Json<T> as Payload>::check_content_type(content_type)
         {
-            let content_type = content_type.to_owned();
-            return Err(ContentTypeError::NotSupported { content_type }.into());
+            let detail = format!("send the body as {CONTENT_TYPE}, not as {content_type}");
+            return Err(Problem::unsupported(detail, &("accept", CONTENT_TYPE)).into());
         }
         Ok(Self(parse(&body.take()?.into_bytes().await?)?))
     }

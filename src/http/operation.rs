@@ -22,7 +22,8 @@ pub enum Created<T: Type + Serialize + Send> {
     #[oai(status = 201)]
     Created(
         Json<T>,
-        /// The path of what was created.
+        /// Where it is, from the path of the request (a relative reference: RFC 9110, section
+        /// 10.2.2).
         #[oai(header = "Location")]
         String,
     ),
@@ -44,7 +45,7 @@ pub const TOO_LARGE: Status = (
     "The body is larger than the service takes (1 MiB by default).",
 );
 pub const NOT_JSON: Status =
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`.");
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`, or is compressed.");
 pub const CUT_SHORT: Status = (StatusCode::BAD_REQUEST, "The body ended too early.");
 pub const INVALID: Status = (
     StatusCode::UNPROCESSABLE_ENTITY,
@@ -88,26 +89,36 @@ impl<K: Kind> ApiResponse for Failure<K> {
                     ..MetaSchema::ANY
                 }),
             }],
-            headers: if *status == StatusCode::SERVICE_UNAVAILABLE {
-                vec![MetaHeader {
-                    name: "Retry-After".into(),
-                    description: Some(
-                        "Seconds; only where nothing has reached the database, so that a second \
-                         try cannot write twice"
-                            .into(),
-                    ),
-                    required: false,
-                    deprecated: false,
-                    schema: u32::schema_ref(),
-                }]
-            } else {
-                Vec::new()
-            },
+            headers: headers(*status),
         };
         MetaResponses { responses: K::STATUSES.iter().map(response).collect() }
     }
 
     fn register(registry: &mut Registry) {
         Problem::register(registry);
+    }
+}
+
+/// The headers that an answer with `status` may have.
+fn headers(status: StatusCode) -> Vec<MetaHeader> {
+    let header = |name: &str, description: &str, schema| MetaHeader {
+        name: name.into(),
+        description: Some(description.into()),
+        required: false,
+        deprecated: false,
+        schema,
+    };
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => vec![header(
+            "Retry-After",
+            "Seconds; only where nothing has reached the database, so that a second try cannot \
+             write twice",
+            u32::schema_ref(),
+        )],
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => vec![
+            header("Accept", "The media type to send instead", String::schema_ref()),
+            header("Accept-Encoding", "The coding to send instead", String::schema_ref()),
+        ],
+        _ => Vec::new(),
     }
 }

@@ -5,12 +5,9 @@ use std::fmt;
 use poem::{
     Response,
     error::{MethodNotAllowedError, NotFoundError, ResponseError},
-    http::{StatusCode, header},
+    http::StatusCode,
 };
-use poem_openapi::{
-    Object,
-    error::{ContentTypeError, ParsePathError},
-};
+use poem_openapi::{Object, error::ParsePathError};
 use sea_orm::DbErr;
 use serde::Serialize;
 
@@ -39,7 +36,7 @@ pub struct Problem {
     errors: Option<Vec<Invalid>>,
     #[oai(skip)]
     #[serde(skip)]
-    retry_after: bool,
+    header: Option<&'static (&'static str, &'static str)>,
 }
 
 /// One thing that is wrong with a request.
@@ -64,7 +61,7 @@ impl Problem {
             instance: String::new(),
             request_id: String::new(),
             errors: None,
-            retry_after: false,
+            header: None,
         }
     }
 
@@ -78,9 +75,17 @@ impl Problem {
     /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
-            retry_after: !request::statement_noted(),
+            header: (!request::statement_noted()).then_some(&("retry-after", "1")),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
+    }
+
+    /// A 415, with the header that says what is supported instead (RFC 9110, section 15.5.16).
+    pub fn unsupported(
+        detail: impl Into<String>,
+        supported: &'static (&'static str, &'static str),
+    ) -> Self {
+        Self { header: Some(supported), ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -105,12 +110,6 @@ impl Problem {
         }
         if error.is::<MethodNotAllowedError>() {
             return Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method");
-        }
-        if let Some(ContentTypeError::NotSupported { content_type }) = error.downcast_ref() {
-            return Self::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                format!("send the body as application/json, not as {content_type}"),
-            );
         }
         tracing::error!("unexpected: {error}");
         Self::internal()
@@ -143,8 +142,8 @@ impl Problem {
         let mut response = Response::builder()
             .status(StatusCode::from_u16(self.status).expect("made from one"))
             .content_type(CONTENT_TYPE);
-        if self.retry_after {
-            response = response.header(header::RETRY_AFTER, "1");
+        if let Some((name, value)) = self.header {
+            response = response.header(*name, *value);
         }
         response.body(serde_json::to_vec(&self).expect("serializable"))
     }

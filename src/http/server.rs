@@ -1,4 +1,5 @@
-//! The listener: HTTP/1.1 connections, with limits on their number and on how slow they may be.
+//! The listener: HTTP/1.1 connections, with limits on their number and on how slow they may be. HTTP/2
+//! is turned away: many requests on one connection would need limits of their own.
 //!
 //! poem's own server sets no TCP_NODELAY, has no cap on connections, spins when file descriptors run
 //! out, and lets a client that sends a byte now and then stay for ever.
@@ -6,28 +7,29 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::rt::TokioIo;
 use poem::{
     Endpoint, Response,
     http::{
-        StatusCode, Version, header,
+        HeaderValue, StatusCode, Version, header,
         uri::{Authority, Scheme},
     },
     web::{LocalAddr, RemoteAddr},
 };
+use socket2::SockRef;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -41,6 +43,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BACKLOG: u32 = 4096;
 /// Most bytes of a request's line and headers; beyond, hyper answers 431.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How long a connection without a request stays open when the service stops: a client that has just
+/// sent one is answered, and told that it was the last (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// What HTTP/2 has for it (RFC 9113, sections 6.5, 6.8 and 7): empty SETTINGS, and a GOAWAY.
+const HTTP_1_1_REQUIRED: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x15\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dHTTP/1.1 only";
 
 /// Listens on `address`; `::` without IPv6 in the kernel falls back to `0.0.0.0`.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -53,67 +62,95 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
             socket => socket?,
         },
     };
+    if address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop` is done, then lets requests finish until the deadline that it gives.
+/// Serves until `stop` is done, then sends each client away with its next answer, and gives those that
+/// are being served the rest of the grace to take theirs.
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: E,
     config: &Config,
-    stop: impl Future<Output = Instant>,
+    stop: impl Future<Output = ()>,
 ) where
     E: Endpoint<Output = Response> + 'static,
 {
-    let endpoint = Arc::new(endpoint);
+    let most = config.max_connections.get();
+    let slots = Arc::new(Semaphore::new(most as usize));
     let limits = Arc::new(Limits {
         header: config.header_timeout_seconds.0,
         idle: config.idle_timeout_seconds.0,
         write: config.request_timeout_seconds.0,
-        stopping: AtomicBool::new(false),
+        end: OnceLock::new(),
     });
-    let slots = Arc::new(Semaphore::new(config.max_connections.get() as usize));
-    let graceful = GracefulShutdown::new();
-    let mut stop = pin!(stop);
-    let deadline = loop {
-        let accept = async {
-            let slot = slots.clone().acquire_owned().await.expect("never closed");
-            (listener.accept().await, slot)
+    let (end, ending) = watch::channel(());
+    let context = Arc::new(Context { endpoint, limits: limits.clone(), ending });
+    let mut accepting = Box::pin(accept(listener, slots.clone(), context));
+    tokio::select! {
+        () = &mut accepting => return,
+        () = stop => {}
+    }
+    let (stopped, grace) = (Instant::now(), config.shutdown_grace_seconds.0);
+    let linger = LINGER.max(grace / 10 + LINGER / 4).min(grace / 2);
+    limits.end.set(stopped + linger).expect("set once");
+    // Still accepting: whoever balances the load has to see first that we are no longer ready.
+    timeout(grace / 10, &mut accepting).await.ok();
+    drop(accepting);
+    let all_ended = || slots.acquire_many(most);
+    if timeout_at(stopped + linger, all_ended()).await.is_ok() {
+        return;
+    }
+    end.send(()).ok();
+    if timeout_at(stopped + grace, all_ended()).await.is_err() {
+        tracing::warn!("the grace is over: connections that are still open are cut off");
+    }
+}
+
+/// What all connections share.
+struct Context<E> {
+    endpoint: E,
+    limits: Arc<Limits>,
+    /// Changes when those that are not being served are to end.
+    ending: watch::Receiver<()>,
+}
+
+/// Accepts connections, each in a slot, and serves them in tasks of their own.
+async fn accept<E>(listener: TcpListener, slots: Arc<Semaphore>, context: Arc<Context<E>>)
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("never closed");
+        let (socket, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
-        let ((socket, peer), slot) = tokio::select! {
-            deadline = &mut stop => break deadline,
-            (accepted, slot) = accept => match accepted {
-                Ok(accepted) => (accepted, slot),
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-        };
-        let connection = graceful.watch(connection(socket, peer, endpoint.clone(), limits.clone()));
+        let connection = converse(socket, peer, context.clone());
         tokio::spawn(async move {
             let _slot = slot;
             if let Err(error) = connection.await {
                 tracing::debug!("connection from {peer}: {error}");
             }
         });
-    };
-    drop(listener);
-    limits.stopping.store(true, Ordering::Relaxed);
-    if timeout_at(deadline, graceful.shutdown()).await.is_err() {
-        tracing::warn!("the grace is over: connections that are still open are cut off");
     }
 }
 
-fn connection<E>(
+/// Serves the requests of one connection.
+async fn converse<E>(
     socket: TcpStream,
     peer: SocketAddr,
-    endpoint: Arc<E>,
-    limits: Arc<Limits>,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send
+    context: Arc<Context<E>>,
+) -> hyper::Result<()>
 where
     E: Endpoint<Output = Response> + 'static,
 {
@@ -123,24 +160,47 @@ where
     let local = LocalAddr(socket.local_addr().unwrap_or(peer).into());
     let remote = RemoteAddr(peer.into());
     let turns = Arc::new(AtomicU64::new(0));
-    let stream = Impatient::new(socket, turns.clone(), limits);
+    let stream = Impatient::new(socket, turns.clone(), context.limits.clone());
+    let mut ending = context.ending.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         turns.fetch_add(1, Ordering::Relaxed);
-        let has_host = has_host(&request);
+        let (has_host, version) = (has_host(&request), request.version());
         let request = (request, local.clone(), remote.clone(), Scheme::HTTP).into();
-        let (endpoint, turns) = (endpoint.clone(), turns.clone());
+        let (context, turns) = (context.clone(), turns.clone());
         async move {
-            let response = match has_host {
-                true => endpoint.get_response(request).await,
+            let mut response = match has_host {
+                true => context.endpoint.get_response(request).await,
                 false => malformed(),
             };
+            if context.limits.end.get().is_some() {
+                response.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
+            if version == Version::HTTP_10 && response.headers().contains_key(header::CONNECTION) {
+                // Else hyper adds that it keeps the connection.
+                response.set_version(version);
+            }
             turns.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(response.into())
         }
     });
-    http1::Builder::new()
+    let mut connection = http1::Builder::new()
+        .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => ended,
+        _ = ending.changed() => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    if ended.as_ref().is_err_and(hyper::Error::is_parse_version_h2) {
+        let mut stream = connection.into_parts().io.into_inner();
+        stream.write_all(HTTP_1_1_REQUIRED).await.ok();
+        stream.shutdown().await.ok();
+    }
+    ended
 }
 
 /// Whether a request names one host, as RFC 9112 (section 3.2) demands; hyper does not look.
@@ -155,5 +215,5 @@ fn has_host(request: &hyper::Request<Incoming>) -> bool {
 
 /// What hyper answers to a request that is not HTTP.
 fn malformed() -> Response {
-    Response::builder().status(StatusCode::BAD_REQUEST).header(header::CONNECTION, "close").finish()
+    Response::builder().status(StatusCode::BAD_REQUEST).header(header::CONNECTION, CLOSE).finish()
 }

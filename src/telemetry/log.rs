@@ -16,6 +16,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::LevelFilter,
     layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -26,7 +27,7 @@ use crate::{
 };
 
 pub fn init(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.rust_log).map_err(|error| {
+    let filter = filter(&config.rust_log).map_err(|error| {
         format!("RUST_LOG={:?} is not valid: {error}; see wiki-service --help", config.rust_log)
     })?;
     let json = match config.log_format {
@@ -45,6 +46,51 @@ pub fn init(config: &Config) -> Result<(), String> {
     let writer = thread::Builder::new().name("log".to_owned());
     writer.spawn(|| OUTBOX.write_for_ever()).map_err(|error| error.to_string())?;
     Ok(())
+}
+
+/// The filter of `RUST_LOG`. `EnvFilter` takes a word that it does not know for a crate, of which
+/// nothing is logged then, and of all others nothing either.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_known = |part: &&str| {
+        let target = part.split(['=', '[']).next().unwrap_or_default();
+        target.is_empty() || is_level(part) || is_crate(target.split("::").next().unwrap_or(target))
+    };
+    let is_bare = |part: &&str| !part.contains(['=', '[', ']', '}']);
+    // What names another program's crate is passed over, as long as something else is left.
+    let unknown = match parts.iter().any(|part| is_known(part)) {
+        true => parts.iter().find(|part| is_bare(part) && !is_known(part)),
+        false => parts.first(),
+    };
+    if let Some(part) = unknown {
+        let target = part.split('=').next().unwrap_or_default();
+        return Err(format!(
+            "{target} is neither a level (error, warn, info, debug, trace or off) nor a crate of this \
+             program, such as wiki_service"
+        ));
+    }
+    EnvFilter::try_new(parts.join(",")).map_err(|error| {
+        match parts
+            .iter()
+            .find(|part| part.rsplit_once('=').is_some_and(|(_, level)| !is_level(level)))
+        {
+            Some(part) => {
+                format!("{part} does not end in a level: error, warn, info, debug, trace or off")
+            }
+            None => error.to_string(),
+        }
+    })
+}
+
+fn is_level(word: &str) -> bool {
+    word.parse::<LevelFilter>().is_ok()
+}
+
+/// Whether the program is made of a crate of this name, too.
+fn is_crate(name: &str) -> bool {
+    let lock = include_str!("../../Cargo.lock");
+    let names = lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+    names.map(|package| package.replace('-', "_")).any(|package| package == name)
 }
 
 struct Lines {

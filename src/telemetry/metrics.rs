@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Registry, TextEncoder, core::Collector,
 };
+
+use crate::telemetry::process::Process;
 
 /// The figures of the service; a clone counts into the same ones.
 #[derive(Clone)]
@@ -33,7 +35,7 @@ impl Metrics {
             .expect("valid names"),
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(ProcessCollector::for_self())).expect("new names");
+        registry.register(Box::new(Process::new())).expect("new names");
         Self {
             requests_in_flight: register(
                 &registry,

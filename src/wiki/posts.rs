@@ -86,7 +86,8 @@ struct NewPost {
     #[oai(validator(
         min_length = 1,
         max_length = 100000,
-        pattern = r"^[^\u0000]*[^\u0000\u0009-\u000d\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\u0000]*$"
+        pattern = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
+                   \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$"
     ))]
     content: String,
 }
@@ -98,7 +99,7 @@ impl Example for NewPost {
 }
 
 impl FromFields for NewPost {
-    fn from_fields(fields: &mut Fields) -> Option<Self> {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let (user_id, content) = (fields.id("user_id"), fields.text("content", 100_000));
         Some(Self { user_id: user_id?, content: content? })
     }
@@ -154,7 +155,7 @@ impl Posts {
             Ok::<_, Problem>(post)
         })
         .await?;
-        Ok(Created::at(format!("/posts/{}", post.post_id), post.into()))
+        Ok(Created::at(format!("posts/{}", post.post_id), post.into()))
     }
 
     /// Read a post

@@ -4,8 +4,11 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -13,7 +16,7 @@ import pytest
 
 from support.api import create_user
 from support.databases import Database, SqliteDatabase
-from support.service import Service, StartService
+from support.service import Service, StartService, environment, metrics
 from support.wait import wait_until
 
 GET = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n"
@@ -151,6 +154,92 @@ def test_a_request_past_its_time_is_a_503(database: Database, start_service: Sta
         lambda: service.client.post("/users", json={"name": "x"}).status_code == 201,
         "the next write to succeed",
     )
+
+
+HALF_CLOSED = (
+    b"GET /users/1 HTTP/1.1\r\nhost: wiki\r\n\r\n",
+    b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-length: 13\r\n\r\n" + b'{"name": "x"}',
+    GET + GET,
+)
+
+
+@pytest.mark.parametrize("request_", HALF_CLOSED, ids=["GET", "POST", "two at once"])
+def test_a_client_that_ends_its_side_gets_its_answer(
+    shared_service: Service, request_: bytes
+) -> None:
+    """As `nc -N` does."""
+    create_user(shared_service.client)
+    client = shared_service.connect()
+    client.sendall(request_)
+    client.shutdown(socket.SHUT_WR)
+    answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 20") == request_.count(b"HTTP/1.1"), answer
+
+
+def test_a_client_that_ends_its_side_is_not_waited_for_for_ever(
+    database: Database, start_service: StartService
+) -> None:
+    """It may be gone."""
+    patience = {"DATABASE_STATEMENT_TIMEOUT_SECONDS": 60, "REQUEST_TIMEOUT_SECONDS": 60}
+    service = start_service(database, **patience)
+    with database.writes_blocked():
+        client = service.connect()
+        client.sendall(HALF_CLOSED[1])
+        start = time.monotonic()
+        client.shutdown(socket.SHUT_WR)
+        assert closed(client)
+        assert 1.5 < time.monotonic() - start < 10
+        reset = service.connect()
+        reset.sendall(HALF_CLOSED[1])
+        wait_until(lambda: requests_in_flight(service) == 1, "the request")
+        reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        start = time.monotonic()
+        reset.close()
+        wait_until(lambda: requests_in_flight(service) == 0, "it to be given up")
+        assert time.monotonic() - start < 1.5, "a reset leaves no doubt"
+
+
+def requests_in_flight(service: Service) -> float:
+    """Without the one that asks."""
+    return metrics(service)["http_requests_in_flight"] - 1
+
+
+def test_http_2_is_turned_away_in_its_own_words(shared_service: Service) -> None:
+    """SETTINGS, then a GOAWAY with HTTP_1_1_REQUIRED (RFC 9113, sections 3.4, 6.8 and 7)."""
+    client = shared_service.connect()
+    client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    frames = []
+    while answer:
+        length = int.from_bytes(answer[:3])
+        frames.append((answer[3], answer[9 : 9 + length]))
+        answer = answer[9 + length :]
+    assert [kind for kind, _ in frames] == [4, 7]
+    assert frames[1][1] == bytes(7) + b"\x0dHTTP/1.1 only"
+
+
+def test_every_address_is_ipv4_too_whatever_the_system_says(
+    sqlite_database: SqliteDatabase, program: Path
+) -> None:
+    """net.ipv6.bindv6only, in a network of its own."""
+    script = (
+        "ip link set lo up && echo 1 > /proc/sys/net/ipv6/bindv6only || exit 77; "
+        '"$0" & for _ in $(seq 100); do sleep 0.1; "$0" healthcheck && break; done; code=$?; '
+        "kill $! && wait $!; exit $code"
+    )
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script, program],
+        env=environment(LISTEN_ADDRESS="::", PORT="8000", **sqlite_database.environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no network namespace: {done.stderr}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_connections_beyond_the_limit_wait_their_turn(

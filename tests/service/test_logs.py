@@ -105,6 +105,54 @@ def test_rust_log_chooses(sqlite_database: SqliteDatabase, start_service: StartS
         )
 
 
+@pytest.mark.parametrize(
+    ("filter_", "culprit"),
+    [
+        ("warning", "warning"),
+        ("inf", "inf"),
+        ("wiki-service", "wiki-service"),
+        ("info,verbose", "verbose"),
+        ("wiki", "wiki"),
+        ("wiki-service=debug", "wiki-service"),
+        ("wiki_service=warning", "wiki_service=warning"),
+        ("info,sqlx=loud", "sqlx=loud"),
+    ],
+)
+def test_a_word_that_rust_log_does_not_know(
+    program: Path, tmp_path: Path, filter_: str, culprit: str
+) -> None:
+    """It would silence the log, errors included."""
+    service = Service(program, tmp_path, {"RUST_LOG": filter_})
+    try:
+        assert service.wait_for_end() == 1
+        assert len(service.text.splitlines()) == 1
+        assert f'RUST_LOG="{filter_}"' in service.text
+        assert f" {culprit} " in service.text
+        assert "info" in service.text, "the line does not say what there is"
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        "INFO",
+        "3",
+        "wiki_service",
+        " warn , wiki_service=info ",
+        "error,wiki_service::telemetry=debug,wiki_service",
+        "info,hyper=debug,sqlx::query=off,sea_orm=warn",
+        "info,another_program=debug",
+        "off,[span{field=1}]=debug,wiki_service=trace",
+    ],
+)
+def test_what_rust_log_knows(
+    sqlite_database: SqliteDatabase, start_service: StartService, filter_: str
+) -> None:
+    service = start_service(sqlite_database, RUST_LOG=filter_, until="nothing")
+    wait_until(lambda: "http://" in service.text, "the first line")
+
+
 def test_the_password_is_in_no_line(
     postgres_database: PostgresDatabase, start_service: StartService
 ) -> None:
@@ -173,7 +221,13 @@ def test_a_terminal_gets_text_unless_told_otherwise(
         ("10.0.0.0/8, 127.0.0.0/8", "203.0.113.9, 198.51.100.7, 10.1.2.3", "198.51.100.7"),
         ("127.0.0.0/8", "203.0.113.9,198.51.100.7", "198.51.100.7"),
         ("127.0.0.0/8", "2001:db8::7", "2001:db8::7"),
+        ("127.0.0.0/8", "203.0.113.7:61598", "203.0.113.7"),
+        ("127.0.0.0/8", "198.51.100.7, 203.0.113.7:61598", "203.0.113.7"),
+        ("127.0.0.0/8", "[2001:db8::7]", "2001:db8::7"),
+        ("127.0.0.0/8", "[2001:db8::7]:61598", "2001:db8::7"),
+        ("127.0.0.0/8, 10.0.0.0/8", "198.51.100.7:1, 10.1.2.3:2", "198.51.100.7"),
         ("127.0.0.0/8", "not an address", "127.0.0.1"),
+        ("127.0.0.0/8", "203.0.113.7:99999", "127.0.0.1"),
         ("127.0.0.0/8", None, "127.0.0.1"),
     ],
 )

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from support.api import create_post, create_user
@@ -36,6 +37,30 @@ def test_all_are_there_from_the_start(database: Database, start_service: StartSe
     assert found["process_cpu_seconds_total"] >= 0
     assert found["process_start_time_seconds"] > 1_600_000_000
     assert any(name.startswith('build_info{version="') for name in found)
+
+
+def test_cpu_time_moves_in_fractions_of_a_second(api: httpx.Client) -> None:
+    """Else `rate()` is zero with spikes."""
+
+    def seconds() -> float:
+        return metrics(api)["process_cpu_seconds_total"]
+
+    start = seconds()
+    wait_until(lambda: seconds() > start, "some CPU time to be spent", every=0)
+    assert seconds() - start < 0.9
+
+
+def test_the_process_is_as_the_system_sees_it(shared_service: Service) -> None:
+    process = psutil.Process(shared_service.process.pid)
+    found = metrics(shared_service)
+    memory, times = process.memory_info(), process.cpu_times()
+    assert found["process_resident_memory_bytes"] == pytest.approx(memory.rss, rel=0.1)
+    assert found["process_virtual_memory_bytes"] == pytest.approx(memory.vms, rel=0.1)
+    assert found["process_cpu_seconds_total"] == pytest.approx(times.user + times.system, abs=0.5)
+    assert found["process_start_time_seconds"] == pytest.approx(process.create_time(), abs=2)
+    assert found["process_threads"] == pytest.approx(process.num_threads(), abs=4)
+    assert found["process_open_fds"] == pytest.approx(process.num_fds(), abs=3)
+    assert found["process_max_fds"] == process.rlimit(psutil.RLIMIT_NOFILE)[0]
 
 
 def test_promtool_has_no_complaint(shared_service: Service) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import httpx
 import pytest
 import yaml
 from playwright.sync_api import Page
+
+from support.helm import go
 
 SNAPSHOT = Path(__file__).parent / "openapi.json"
 OPERATIONS = {
@@ -37,6 +41,27 @@ def test_it_is_the_one_that_was_agreed_on(document: dict[str, Any]) -> None:
 
 def test_json_and_yaml_say_the_same(api: httpx.Client, document: dict[str, Any]) -> None:
     assert yaml.safe_load(api.get("/openapi.yaml").text) == document
+
+
+def test_ids_are_all_that_64_bits_hold(document: dict[str, Any]) -> None:
+    """In whole numbers: generated validation compares with what is written here."""
+    text = json.dumps(document)
+    assert text.count('"int64"') == text.count('"maximum": 9223372036854775807,') > 5
+    assert "exclusiveM" not in text
+    numbers = re.findall(r'"(?:minimum|maximum)": ([^,}]+)', text)
+    assert all(number.isdigit() for number in numbers), set(numbers)
+
+
+def test_users_and_posts_come_first(api: httpx.Client, document: dict[str, Any]) -> None:
+    """In the pages, too, which show what they hold in its order."""
+    order = ["Users", "Posts", "Operations"]
+    assert [tag["name"] for tag in document["tags"]] == order
+    operations = [o for item in document["paths"].values() for o in item.values()]
+    assert list(dict.fromkeys(o["tags"][0] for o in operations)) == order
+    for page in ("/docs", "/redoc"):
+        held = re.search(r"let spec = (\{.*?^\});?$", api.get(page).text, re.M | re.S)
+        assert held
+        assert json.loads(held[1]) == document
 
 
 def test_every_operation_is_there_with_every_response(document: dict[str, Any]) -> None:
@@ -97,20 +122,80 @@ SPACES = [
 ]
 
 
+class Dialects:
+    """Regular expressions as generated clients and validators read them."""
+
+    def __init__(self, page: Page, directory: Path):
+        self.page = page
+        self.program = directory / "main.go"
+        self.program.write_text(
+            "package main\n"
+            'import ("encoding/json"; "os"; "regexp")\n'
+            "func main() {\n"
+            "var in struct { Pattern string; Texts []string }\n"
+            "if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil { panic(err) }\n"
+            "pattern, out := regexp.MustCompile(in.Pattern), []bool{}\n"
+            "for _, text := range in.Texts { out = append(out, pattern.MatchString(text)) }\n"
+            "json.NewEncoder(os.Stdout).Encode(out)\n"
+            "}\n"
+        )
+
+    def ecmascript(self, pattern: str, texts: list[str]) -> list[bool]:
+        """What OpenAPI means."""
+        return self.page.evaluate(
+            "([pattern, texts]) => texts.map(text => new RegExp(pattern, 'u').test(text))",
+            [pattern, texts],
+        )
+
+    def re2(self, pattern: str, texts: list[str]) -> list[bool]:
+        """Go, and so kin-openapi."""
+        return json.loads(
+            subprocess.run(
+                [go(), "run", self.program],
+                input=json.dumps({"Pattern": pattern, "Texts": texts}),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
+        )
+
+    def pcre2(self, pattern: str, texts: list[str]) -> list[bool]:
+        """PHP, here as grep has it."""
+        found = subprocess.run(
+            ["grep", "--perl-regexp", "--null-data", "--line-number", pattern],
+            input="".join(f"{text}\0" for text in texts),
+            env=os.environ | {"LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode in (0, 1), found.stderr
+        matches = {int(match.split(":", 1)[0]) for match in found.stdout.split("\0") if match}
+        return [number in matches for number, _ in enumerate(texts, 1)]
+
+    def python(self, pattern: str, texts: list[str]) -> list[bool]:
+        return [bool(re.search(pattern, text)) for text in texts]
+
+
 @pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True)
-def test_the_pattern_accepts_what_the_service_accepts(
-    api: httpx.Client, document: dict[str, Any], page: Page
+def test_patterns_mean_the_same_in_every_dialect_and_here(
+    api: httpx.Client, document: dict[str, Any], page: Page, tmp_path: Path
 ) -> None:
-    """Judged by a browser's regular expressions, since ECMA 262's are what OpenAPI means."""
-    pattern = request_schema(document, "/users")["properties"]["name"]["pattern"]
-    candidates = [text for space in SPACES for text in (space, space * 2, f"{space}x", f"x{space}")]
-    by_pattern = page.evaluate(
-        "([pattern, texts]) => texts.map(text => new RegExp(pattern, 'u').test(text))",
-        [pattern, candidates],
-    )
-    differing = [
-        text
-        for text, allowed in zip(candidates, by_pattern, strict=True)
-        if (api.post("/users", json={"name": text}).status_code == 201) != allowed
-    ]
-    assert differing == [], f"{pattern} and the service do not agree on these"
+    dialects = Dialects(page, tmp_path)
+    judges = (dialects.ecmascript, dialects.re2, dialects.pcre2, dialects.python)
+    patterns = set(map(json.loads, re.findall(r'"pattern": ("[^"]*")', json.dumps(document))))
+    name = request_schema(document, "/users")["properties"]["name"]["pattern"]
+    content = request_schema(document, "/posts")["properties"]["content"]["pattern"]
+    assert name == content
+    for pattern in patterns - {name}:
+        example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
+        for judge in judges:
+            assert judge(pattern, [example, "x"]) == [True, False], f"{judge.__name__}: {pattern}"
+    texts = [text for space in SPACES for text in (space, space * 2, f"{space}x", f"x{space}")]
+    taken = {text: api.post("/users", json={"name": text}).status_code == 201 for text in texts}
+    for judge in judges:
+        # NUL is what ends a text for grep.
+        some = [text for text in texts if judge != dialects.pcre2 or "\0" not in text]
+        judged = dict(zip(some, judge(name, some), strict=True))
+        differing = {text for text in some if judged[text] != taken[text]}
+        assert differing == set(), f"{judge.__name__} and the service do not agree on these"

@@ -1,6 +1,7 @@
 """Every error that is not validation: its status, its headers, its body."""
 
 import contextlib
+import gzip
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -58,12 +59,26 @@ def test_a_wrong_method(api: httpx.Client, method: str, path: str, allowed: str)
 def test_a_wrong_content_type(api: httpx.Client, content_type: str) -> None:
     headers = {"content-type": content_type}
     for path in ("/users", "/posts"):
-        body = problem(api.post(path, content=b'{"name": "x"}', headers=headers), 415)
+        answer = api.post(path, content=b'{"name": "x"}', headers=headers)
+        assert answer.headers["accept"] == "application/json"
+        body = problem(answer, 415)
         assert "application/json" in body["detail"], "the detail should say what is accepted"
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "x-made-up", "identity, gzip"])
+def test_a_compressed_body(api: httpx.Client, coding: str) -> None:
+    """RFC 9110, section 12.5.3."""
+    headers = JSON | {"content-encoding": coding}
+    for path in ("/users", "/posts"):
+        answer = api.post(path, content=gzip.compress(b'{"name": "x"}'), headers=headers)
+        assert "Content-Encoding" in problem(answer, 415)["detail"]
+        assert answer.headers["accept-encoding"] == "identity"
+    plain = JSON | {"content-encoding": "Identity"}
+    assert api.post("/users", content=b'{"name": "x"}', headers=plain).status_code == 201
+
+
 def test_no_content_type_is_taken_as_json(api: httpx.Client) -> None:
-    """As the predecessor does."""
+    """As FastAPI did for years."""
     assert api.post("/users", content=b'{"name": "x"}').status_code == 201
 
 

@@ -1,9 +1,12 @@
 """SIGTERM and SIGINT: a replica leaves without a client noticing."""
 
+import itertools
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -72,19 +75,81 @@ def test_requests_in_flight_finish(
     assert {user["id"] for user in users} <= stored
 
 
+GET = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n"
+
+
 def test_idle_connections_are_closed(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
     service = start_service(sqlite_database, SHUTDOWN_GRACE_SECONDS=20)
-    request = b"GET /livez HTTP/1.1\r\nhost: wiki\r\n\r\n"
-    used, unused = connection(service, request), connection(service)
+    used, unused, half = connection(service, GET), connection(service), connection(service, GET[:9])
     assert used.recv(65536).startswith(b"HTTP/1.1 200")
     start = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     assert used.recv(65536) == b""
     assert unused.recv(65536) == b""
+    assert half.recv(65536) == b""
     assert service.wait_for_end() == 0
-    assert time.monotonic() - start < 5
+    assert 2 <= time.monotonic() - start < 5
+    assert "cut off" not in service.text
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_request_on_an_idle_connection_is_answered_and_is_the_last(
+    sqlite_database: SqliteDatabase, start_service: StartService, version: bytes
+) -> None:
+    """RFC 9112, section 9.6."""
+    service = start_service(sqlite_database)
+    request = GET.replace(b"1.1", version).replace(
+        b"\r\n\r\n", b"\r\nconnection: keep-alive\r\n\r\n"
+    )
+    clients = [connection(service, request) for _ in range(3)]
+    for client in clients:
+        assert b"connection: close" not in client.recv(65536)
+    clients.append(connection(service))
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: probe(service) == 503, "readiness to fail", every=0.005)
+    listening, *later = clients
+    for client in (listening, *later):
+        client.sendall(request)
+        answer = client.recv(65536).lower()
+        assert answer.startswith(b"http/" + version + b" 200"), answer
+        assert b"\r\nconnection: close\r\n" in answer
+        assert b"keep-alive" not in answer
+        assert client.recv(65536) == b""
+        wait_until(lambda: probe(service) is None, "the listener to close", every=0.005)
+    assert service.wait_for_end() == 0
+
+
+def test_no_client_that_keeps_its_connection_loses_a_request(
+    database: Database, start_service: StartService
+) -> None:
+    service = start_service(database)
+    host, body, headers = service.host, b'{"name": "x"}', {"content-type": "application/json"}
+    begun = threading.Barrier(25)
+
+    def post_until_sent_away(_: int) -> int:
+        """How many were answered; any other end than an announced one is an exception."""
+        client = HTTPConnection(host, service.port, timeout=30)
+        for answered in itertools.count(1):
+            client.request("POST", "/users", body, headers)
+            answer = client.getresponse()
+            answer.read()
+            assert answer.status == 201
+            if answer.will_close:
+                return answered
+            if answered == 1:
+                begun.wait()
+            time.sleep(0.02)  # which is when its connection is idle
+        raise AssertionError
+
+    with ThreadPoolExecutor(24) as pool:
+        clients = [pool.submit(post_until_sent_away, number) for number in range(24)]
+        begun.wait()
+        service.process.send_signal(signal.SIGTERM)
+        answered = sum(client.result() for client in clients)
+    assert service.wait_for_end() == 0
+    assert database.execute("SELECT count(*) FROM users") == [(answered,)]
 
 
 def test_an_answer_on_its_way_to_a_slow_client_is_whole(

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from support.api import CREATED_TIME, create_post, create_user, problem
+from support.browser import ELSEWHERE, PrefixProxy
 from support.service import Service, metrics
 
 LARGEST_ID = 2**63 - 1
@@ -77,6 +78,17 @@ def test_location_leads_to_what_was_created(api: httpx.Client) -> None:
         created = api.post(path, json=body)
         location = urljoin(str(created.request.url), created.headers["location"])
         assert api.get(location).json() == created.json()
+
+
+def test_location_behind_a_prefix(shared_service: Service) -> None:
+    """That a proxy strips: RFC 9110, section 10.2.2."""
+    proxy = PrefixProxy(shared_service.port, "/wiki")
+    base_url = proxy.url.replace(ELSEWHERE, "127.0.0.1")
+    created = httpx.post(f"{base_url}/users", json={"name": "Grace"})
+    location = urljoin(str(created.request.url), created.headers["location"])
+    assert location == f"{base_url}/users/{created.json()['id']}"
+    assert httpx.get(location).json() == created.json()
+    proxy.close()
 
 
 def test_created_time_is_now_in_utc_with_six_digits(api: httpx.Client) -> None:

@@ -104,8 +104,10 @@ def test_an_id_in_the_path_that_is_none(api: httpx.Client, path: str, value: str
         b'{"name": "\xff"}',
         b'{"name": "\\ud800"}',
         b'{"name": NaN}',
-        b'{"name": "x", "user_id": 1' + b"0" * 400 + b', "content": "x"}',
-        b"\xef\xbb\xbf{}",
+        b'{"name": "x", "other": 01, "user_id": 1, "content": "x"}',
+        b'{"name": "x", "other": "\xff", "user_id": 1, "content": "x"}',
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+        '{"name": "x", "user_id": 1, "content": "x"}'.encode("utf-16"),
         b"[" * 50_000,
         b'{"name":' * 50_000,
     ],
@@ -129,3 +131,60 @@ def test_nothing_is_stored_of_what_was_refused(api: httpx.Client) -> None:
     assert all(
         api.get(f"/users/{number}").status_code == 404 for number in range(before + 1, after)
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\xef\xbb\xbf{"name": "x"}',
+        b'{"name": "x", "other": 1e999, "another": [-1E+999]}',
+        b'{"name": "x", "other": 1' + b"0" * 400 + b"}",
+        b'{"other": {"deep": ' + b"[" * 1000 + b"]" * 1000 + b'}, "name": "x"}',
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_json_that_a_parser_may_take(api: httpx.Client, body: bytes) -> None:
+    """RFC 8259, sections 6, 8.1 and 9; the predecessor takes them, too."""
+    answer = api.post("/users", content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["name"]) == (201, "x")
+
+
+@pytest.mark.parametrize("body", [b"1e999", b"[1e999]", b'"\\ud800"'])
+def test_json_that_is_no_object_is_called_so(api: httpx.Client, body: bytes) -> None:
+    detail = errors(api.post("/users", content=body, headers=JSON))["#"]
+    assert "must be a JSON object" in detail
+
+
+def post_with_id(api: httpx.Client, number: str) -> httpx.Response:
+    body = f'{{"content": "x", "user_id": {number}}}'
+    return api.post("/posts", content=body, headers=JSON)
+
+
+def test_an_id_as_a_float(api: httpx.Client) -> None:
+    user = create_user(api)["id"]
+    for number in (f"{user}.0", f"{user}.000e0", f"{user}0e-1", f"{user / 1000:.3f}E+3"):
+        answer = post_with_id(api, number)
+        assert answer.status_code == 201, (number, answer.text)
+        assert answer.json()["user_id"] == user
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "9007199254740993.0",
+        "9007199254740992.0",
+        "9.007199254740993e15",
+        "4503599627370496.5",
+        "1.00000000000000000001",
+        "1e-400",
+        "1e999",
+        "-1e999",
+        "9" * 400,
+        "1e99999999999999999999",
+    ],
+)
+def test_an_id_that_would_be_rounded(api: httpx.Client, number: str) -> None:
+    """Else the post would go to another user."""
+    detail = errors(post_with_id(api, number))["#/user_id"]
+    assert number[:40] in detail
+    assert len(detail) < 200
