@@ -51,7 +51,7 @@ def listing(database: Container, folder: str) -> set[str]:
 
 def end(database: Container) -> int:
     """Its exit code, when it has ended by itself."""
-    wait_until(lambda: not database.state["Running"], "PostgreSQL to end", seconds=60)
+    wait_until(lambda: not database.state["Running"], "PostgreSQL to end", seconds=180)
     return database.wait()
 
 
@@ -63,7 +63,7 @@ def wait_until_ready(database: Container) -> None:
         except AssertionError:
             return False
 
-    wait_until(ready, "PostgreSQL to accept connections", seconds=60)
+    wait_until(ready, "PostgreSQL to accept connections", seconds=180)
 
 
 def test_it_starts_stops_and_is_killed(docker: Docker, image: str) -> None:
@@ -210,7 +210,7 @@ def test_a_database_that_cannot_be_created(docker: Docker, image: str) -> None:
 def test_a_kill_inside_initdb(docker: Docker, image: str, folder: str) -> None:
     environment = POSTGRESQL | {"PGDATA": folder}
     database = docker.start(image, options=OPTIONS, **environment)
-    wait_until(lambda: "running bootstrap script" in database.log, "initdb", seconds=60)
+    wait_until(lambda: "running bootstrap script" in database.log, "initdb", seconds=180)
     database.kill()
     database.start()
     wait_until_ready(database)
@@ -238,7 +238,7 @@ PROGRAMS = ("initdb", "mv", "postgres", "rmdir", "sync")
 def stops(database: Container) -> bool:
     """Whether it comes to the call that never returns, and not to its end."""
     words = ("stopped before", "database system is ready to accept connections")
-    wait_until(lambda: any(word in database.log for word in words), "a step", seconds=60)
+    wait_until(lambda: any(word in database.log for word in words), "a step", seconds=180)
     return words[0] in database.log
 
 
