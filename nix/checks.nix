@@ -1,12 +1,10 @@
-# Each check is a derivation whose name says what broke.
+# Each check is a derivation whose name says what broke. Those of the images are in image-checks.nix.
 {
   lib,
   callPackage,
   cargo,
   clippy,
-  grafana,
-  grafanaPlugins,
-  jq,
+  curl,
   kubernetes-helm,
   nixfmt,
   postgresql_16,
@@ -17,14 +15,7 @@
   rustfmt,
   shellcheck,
   stdenv,
-  zstd,
   wiki-service,
-  wiki-image,
-  postgresql-image,
-  prometheus-image,
-  grafana-image,
-  k3s-image,
-  cluster-image,
 }:
 
 let
@@ -64,53 +55,6 @@ let
       installPhase = "touch $out";
     };
 
-  # Reads an image without a runtime: $config is the file of its configuration, $files lists its files.
-  imageContract =
-    {
-      image,
-      user ? null,
-      port ? null,
-      megabytes,
-      script,
-    }:
-    runCommand "${image.imageName}-contract"
-      {
-        nativeBuildInputs = [
-          jq
-          zstd
-        ];
-      }
-      ''
-        fail() {
-          echo "${image.imageName}: $1" >&2
-          exit 1
-        }
-        holds() {
-          jq --exit-status "$1" "$config" >/dev/null || fail "not so: $1"
-        }
-        has_file() {
-          grep --quiet --line-regexp --extended-regexp "$1" "$files"
-        }
-
-        mkdir image
-        tar --extract --file ${image} --directory image
-        config=image/$(jq --raw-output '.[0].Config' image/manifest.json)
-        files=$PWD/files
-        for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
-          tar --list --file "image/$layer" | sed -E 's,^\.?/?,/,'
-        done >"$files"
-
-        ${lib.optionalString (user != null) "holds '.config.User == \"${user}\"'"}
-        ${lib.optionalString (port != null) "holds '.config.ExposedPorts | has(\"${port}/tcp\")'"}
-        for label in licenses source version; do
-          holds ".config.Labels | has(\"org.opencontainers.image.$label\")"
-        done
-        holds '.created | startswith("1970-01-01T00:00:01")'
-        size=$(stat --dereference --format %s ${image})
-        [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
-        ${script}
-        touch $out
-      '';
 in
 {
   nix-format =
@@ -202,6 +146,7 @@ in
           ../tests/support
         ];
         nativeBuildInputs = [
+          curl
           postgresql_16
           (python3.withPackages (packages: [
             packages.httpx
@@ -221,87 +166,4 @@ in
         python -m pytest tests/service/test_{configuration,cors,problems,schema,users_and_posts,validation}.py
         touch $out
       '';
-}
-// lib.optionalAttrs stdenv.hostPlatform.isLinux {
-  wiki-image = imageContract {
-    image = wiki-image;
-    user = "65532:65532";
-    port = "8000";
-    megabytes = 25;
-    script = ''
-      holds '.config.Entrypoint[0] | endswith("/bin/wiki-service")'
-      holds '.config.Labels."org.opencontainers.image.licenses" == "MIT OR Apache-2.0"'
-      ! has_file '.*/(bash|sh|busybox|nix-store|apt|apk)' || fail "it has a shell or a package manager"
-    '';
-  };
-
-  postgresql-image = imageContract {
-    image = postgresql-image;
-    user = "999:999";
-    port = "5432";
-    megabytes = 150;
-    script = ''
-      holds '.config.StopSignal == "SIGINT"'
-      has_file '/nix/store/.*/bin/initdb' || fail "no initdb"
-    '';
-  };
-
-  prometheus-image = imageContract {
-    image = prometheus-image;
-    user = "65534:65534";
-    port = "9090";
-    megabytes = 150;
-    script = ''
-      has_file /etc/prometheus/prometheus.yml || fail "no configuration"
-    '';
-  };
-
-  grafana-image = imageContract {
-    image = grafana-image;
-    user = "472:472";
-    port = "3000";
-    megabytes = 300;
-    script = ''
-      holds '.config.Env | any(. == "GF_PLUGINS_PREINSTALL_DISABLED=true")'
-      plugins=$(jq --raw-output '.config.Env[] | select(startswith("GF_PATHS_PLUGINS=")) | sub(".*="; "")' "$config")
-      for file in ${
-        if lib.versionAtLeast grafana.version "13.2" then
-          ''"$plugins/prometheus" ${grafanaPlugins.prometheus}/plugin.json''
-        else
-          "${grafana}/share/grafana/public/app/plugins/datasource/prometheus/plugin.json"
-      }; do
-        has_file "$file" || fail "no Prometheus datasource: $file is missing"
-      done
-    '';
-  };
-
-  k3s-image = imageContract {
-    image = k3s-image;
-    megabytes = 250;
-    script = ''
-      # By k3d's entrypoint scripts, and by whoever looks into the node.
-      for program in sh k3s kubectl ctr mount sed xargs touch date mkdir; do
-        has_file "/bin/$program" || fail "no /bin/$program"
-      done
-      for path in /var/lib/rancher/k3s /var/lib/kubelet /var/lib/cni /var/log; do
-        holds ".config.Volumes | has(\"$path\")"
-      done
-    '';
-  };
-
-  cluster-image = imageContract {
-    image = cluster-image;
-    port = "8080";
-    megabytes = 1500;
-    script = ''
-      holds '.config.Volumes | has("/var/lib/docker")'
-      holds '.config.Healthcheck.Test[2] == "health"'
-      for image in postgresql-${postgresql-image.imageTag} service-${wiki-image.imageTag} \
-        prometheus-${prometheus-image.imageTag} grafana-${grafana-image.imageTag}; do
-        has_file "/usr/share/wiki-cluster/images/wiki-$image.tar.zst" || fail "no archive of wiki-$image"
-      done
-      has_file "/usr/share/wiki-cluster/node/wiki-k3s-${k3s-image.imageTag}.tar.zst" || fail "no archive of the node"
-      ! has_file '/nix/store/.*/bin/(initdb|prometheus|grafana|wiki-service)' || fail "what is in an archive is in it twice"
-    '';
-  };
 }

@@ -187,12 +187,11 @@ dockerTools.buildLayeredImage {
         StartInterval = 2 * seconds;
         Retries = 3;
       };
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = "wiki-cluster";
-      "org.opencontainers.image.description" = wiki-cluster.meta.description;
-      "org.opencontainers.image.version" = wiki-service.version;
-      "org.opencontainers.image.licenses" = "MIT OR Apache-2.0";
+    Labels = callPackage ./image-labels.nix { } {
+      title = "wiki-cluster";
+      description = wiki-cluster.meta.description;
+      version = wiki-service.version;
+      licenses = "MIT OR Apache-2.0";
     };
   };
 }

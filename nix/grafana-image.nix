@@ -1,11 +1,11 @@
 {
   lib,
+  callPackage,
   dockerTools,
   fakeNss,
   grafana,
   grafanaPlugins,
   linkFarm,
-  wiki-service,
 }:
 
 let
@@ -65,11 +65,10 @@ dockerTools.buildLayeredImage {
     ExposedPorts."3000/tcp" = { };
     WorkingDir = "/var/lib/grafana";
     Volumes."/var/lib/grafana" = { };
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = "Grafana";
-      "org.opencontainers.image.version" = grafana.version;
-      "org.opencontainers.image.licenses" = "AGPL-3.0-only";
+    Labels = callPackage ./image-labels.nix { } {
+      title = "Grafana";
+      version = grafana.version;
+      licenses = "AGPL-3.0-only";
     };
   };
 }

@@ -1,10 +1,10 @@
 # The node: what k3d and its entrypoint scripts expect of rancher/k3s.
 {
   busybox,
+  callPackage,
   dockerTools,
   fakeNss,
   k3s,
-  wiki-service,
 }:
 
 dockerTools.buildLayeredImage {
@@ -36,11 +36,10 @@ dockerTools.buildLayeredImage {
       "/var/lib/rancher/k3s" = { };
       "/var/log" = { };
     };
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = "k3s";
-      "org.opencontainers.image.version" = k3s.version;
-      "org.opencontainers.image.licenses" = "Apache-2.0";
+    Labels = callPackage ./image-labels.nix { } {
+      title = "k3s";
+      version = k3s.version;
+      licenses = "Apache-2.0";
     };
   };
 }

@@ -1,14 +1,15 @@
 {
   lib,
   bash,
+  callPackage,
   coreutils,
   dockerTools,
   fakeNss,
   findutils,
   glibcLocales,
+  nss_wrapper,
   postgresql_16,
   writeShellApplication,
-  wiki-service,
 }:
 
 let
@@ -62,16 +63,16 @@ dockerTools.buildLayeredImage {
       "PGDATA=/var/lib/postgresql/data"
       "LANG=en_US.utf8"
       "LOCALE_ARCHIVE=${locales}/lib/locale/locale-archive"
+      "LIBNSS_WRAPPER=${nss_wrapper}/lib/libnss_wrapper.so"
     ];
     ExposedPorts."5432/tcp" = { };
     Volumes."/var/lib/postgresql/data" = { };
     # Fast shutdown: sessions are ended, not waited for.
     StopSignal = "SIGINT";
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = "PostgreSQL";
-      "org.opencontainers.image.version" = postgresql_16.version;
-      "org.opencontainers.image.licenses" = "PostgreSQL";
+    Labels = callPackage ./image-labels.nix { } {
+      title = "PostgreSQL";
+      version = postgresql_16.version;
+      licenses = "PostgreSQL";
     };
   };
 }

@@ -1,10 +1,10 @@
 {
   lib,
+  callPackage,
   dockerTools,
   fakeNss,
   prometheus,
   writeTextDir,
-  wiki-service,
 }:
 
 dockerTools.buildLayeredImage {
@@ -36,11 +36,10 @@ dockerTools.buildLayeredImage {
     ExposedPorts."9090/tcp" = { };
     WorkingDir = "/prometheus";
     Volumes."/prometheus" = { };
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = "Prometheus";
-      "org.opencontainers.image.version" = prometheus.version;
-      "org.opencontainers.image.licenses" = "Apache-2.0";
+    Labels = callPackage ./image-labels.nix { } {
+      title = "Prometheus";
+      version = prometheus.version;
+      licenses = "Apache-2.0";
     };
   };
 }

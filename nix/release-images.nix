@@ -47,10 +47,14 @@ let
           echo "$out/oci/blobs/''${1/://}"
         }
         for layer in $(jq --raw-output '.layers[].digest' "$(blob "$(cat $out/digest)")"); do
-          tar --list --gzip --file "$(blob "$layer")"
-        done | sed -nE 's,^(\./)?nix/store/([^/]+)/?$,\2,p' | sort -u |
-          jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" \
-            --slurpfile programs "$programsPath" --from-file ${./sbom.jq} >$out/sbom.cdx.json
+          tar --list --absolute-names --gzip --file "$(blob "$layer")"
+        done | sed -nE 's,^(\.?/)?nix/store/([^/]+)/?$,\2,p' | sort -u >paths
+        if [ ! -s paths ]; then
+          echo "$imageName: there is no store path in its layers, so that nobody can say what is in it" >&2
+          exit 1
+        fi
+        jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" \
+          --slurpfile programs "$programsPath" --from-file ${./sbom.jq} <paths >$out/sbom.cdx.json
       '';
 in
 linkFarm "wiki-release-images" (

@@ -1,5 +1,6 @@
 {
   lib,
+  callPackage,
   dockerTools,
   wiki-service,
 }:
@@ -25,14 +26,11 @@ dockerTools.buildLayeredImage {
       (lib.getExe wiki-service)
       "healthcheck"
     ];
-    Labels = {
-      "org.opencontainers.image.source" = wiki-service.meta.homepage;
-      "org.opencontainers.image.title" = wiki-service.pname;
-      "org.opencontainers.image.description" = wiki-service.meta.description;
-      "org.opencontainers.image.version" = wiki-service.version;
-      "org.opencontainers.image.licenses" = lib.concatMapStringsSep " OR " (
-        license: license.spdxId
-      ) wiki-service.meta.license;
+    Labels = callPackage ./image-labels.nix { } {
+      title = wiki-service.pname;
+      description = wiki-service.meta.description;
+      version = wiki-service.version;
+      licenses = lib.concatMapStringsSep " OR " (license: license.spdxId) wiki-service.meta.license;
     };
   };
 }

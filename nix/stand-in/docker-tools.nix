@@ -1,7 +1,9 @@
 {
   lib,
+  system,
+  fakeroot,
+  onMachine,
   runCommand,
-  stdenv,
 }:
 
 rec {
@@ -16,43 +18,60 @@ rec {
       fakeRootCommands ? "",
     }:
     let
-      baseJson = runCommand "${name}-base.json" {
+      baseJson = onMachine "${name}-base.json" {
         json = builtins.toJSON {
-          inherit config created;
+          inherit config;
           os = "linux";
           architecture =
             {
               x86_64-linux = "amd64";
               aarch64-linux = "arm64";
             }
-            .${stdenv.hostPlatform.system};
+            .${system};
         };
         passAsFile = [ "json" ];
       } "cp $jsonPath $out";
 
       customisationLayer =
-        runCommand "${name}-customisation-layer" { inherit contents extraCommands fakeRootCommands; }
+        runCommand "${name}-customisation-layer"
+          {
+            inherit contents extraCommands fakeRootCommands;
+            nativeBuildInputs = [ fakeroot ];
+          }
           ''
-            mkdir root
-            # As with lndir in nixpkgs, of two files with one name the first is taken.
+            mkdir old_out
+            # As lndir does it: folders are made, links are copied, files linked, and of two with one name the first is taken.
             for content in $contents; do
-              (cd "$content" && find . -type d -exec mkdir -p "$OLDPWD/root/{}" \;)
-              (cd "$content" && find . ! -type d -exec ln -s "$content/{}" "$OLDPWD/root/{}" \;) 2>/dev/null || true
+              find "$content" -mindepth 1 -printf '%y %P\n' | while read -r type path; do
+                if [ -e "old_out/$path" ] || [ -L "old_out/$path" ]; then
+                  continue
+                fi
+                case $type in
+                  d) mkdir "old_out/$path" ;;
+                  l) cp --no-dereference "$content/$path" "old_out/$path" ;;
+                  *) ln -s "$content/$path" "old_out/$path" ;;
+                esac
+              done
             done
-            cd root
-            eval "$extraCommands"
+            (cd old_out && eval "$extraCommands")
             mkdir $out
             # Without the patch of nixpkgs' fakeroot, chown fails where the sandbox has no such user.
-            FAKEROOTDONTTRYCHOWN=1 fakeroot bash -euc '
+            FAKEROOTDONTTRYCHOWN=1 fakeroot bash -euo pipefail -c '
+              cd old_out
               eval "$fakeRootCommands"
               tar --sort name --numeric-owner --mtime "@$SOURCE_DATE_EPOCH" --hard-dereference -cf $out/layer.tar .
             '
           '';
 
       conf =
-        runCommand "${name}-conf.json"
+        onMachine "${name}-conf.json"
           {
-            inherit baseJson customisationLayer maxLayers;
+            inherit
+              baseJson
+              created
+              customisationLayer
+              maxLayers
+              ;
             imageName = lib.toLower name;
             exportReferencesGraph = [
               "base"
@@ -68,7 +87,7 @@ rec {
             python3 ${./image.py} configure
           '';
     in
-    runCommand "stream-${name}"
+    onMachine "stream-${name}"
       {
         inherit (conf) imageName;
         passthru = {
@@ -76,7 +95,7 @@ rec {
         };
       }
       ''
-        printf '#!/bin/sh\nexec python3 %s stream %s\n' ${./image.py} ${conf} >$out
+        printf '#!/bin/sh\nexec /usr/bin/python3 %s stream %s\n' ${./image.py} ${conf} >$out
         chmod +x $out
       '';
 
@@ -94,8 +113,15 @@ rec {
           zstd = "zstd -T0";
         }
         .${compressor};
+      extension =
+        {
+          none = "";
+          gz = ".gz";
+          zstd = ".zst";
+        }
+        .${compressor};
     in
-    runCommand "${args.name}.tar.${compressor}" {
+    onMachine "${args.name}.tar${extension}" {
       inherit (stream) imageName;
       passthru = {
         inherit (stream) imageTag;
@@ -103,7 +129,7 @@ rec {
       };
     } "${stream} | ${compress} >$out";
 
-  caCertificates = runCommand "ca-certificates" { } ''
+  caCertificates = onMachine "ca-certificates" { } ''
     mkdir -p $out/etc/ssl/certs
     touch $out/etc/ssl/certs/ca-bundle.crt
   '';

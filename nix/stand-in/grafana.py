@@ -94,10 +94,12 @@ def provisioned(settings: dict[str, str], kind: str, key: str) -> list[dict]:
     return entries
 
 
-def read_datasources(settings: dict[str, str]) -> dict[str, dict]:
+def read_datasources(settings: dict[str, str], home: Path) -> dict[str, dict]:
+    folders = (Path(settings["GF_PATHS_PLUGINS"]), home / "public/app/plugins/datasource")
     plugins = {
         json.loads(file.read_text())["id"]
-        for file in Path(settings["GF_PATHS_PLUGINS"]).glob("*/plugin.json")
+        for folder in folders
+        for file in folder.glob("*/plugin.json")
     }
     datasources = {}
     for source in provisioned(settings, "datasources", "datasources"):
@@ -165,7 +167,7 @@ def main() -> None:
     require(arguments.config.exists(), f"no {arguments.config}")
 
     settings = read_settings()
-    datasources = read_datasources(settings)
+    datasources = read_datasources(settings, arguments.homepath)
     dashboards = read_dashboards(settings, datasources)
     Path(settings["GF_PATHS_DATA"], "grafana.db").touch()
 

@@ -1,4 +1,4 @@
-"""A layered image in two steps.
+"""A layered image in two steps, as nixpkgs makes it (pkgs/build-support/docker).
 
 configure    chooses the layers
 stream CONF  writes the docker archive to stdout
@@ -11,8 +11,7 @@ import os
 import pathlib
 import sys
 import tarfile
-
-MTIME = 1
+from datetime import datetime
 
 
 def closure(graph: str, exclude: set[str]) -> list[str]:
@@ -41,8 +40,8 @@ def configure() -> None:
     if paths[most:]:
         layers.append(paths[most:])
     tag = os.path.basename(env["out"]).split("-")[0]
-    conf = {
-        "base": json.loads(pathlib.Path(env["baseJson"]).read_text()),
+    conf = json.loads(pathlib.Path(env["baseJson"]).read_text()) | {
+        "created": env["created"],
         "customisation_layer": env["customisationLayer"] + "/layer.tar",
         "store_layers": layers,
         "repo_tag": f"{env['imageName']}:{tag}",
@@ -50,27 +49,23 @@ def configure() -> None:
     pathlib.Path(env["out"]).write_text(json.dumps(conf))
 
 
-def store_layer(paths: list[str]) -> bytes:
+def store_layer(paths: list[str], mtime: int) -> bytes:
+    """Its entries begin with a slash; those of the customisation layer, by GNU tar, with `./`."""
+
     def fixed(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        info.mtime, info.uid, info.gid, info.uname, info.gname = MTIME, 0, 0, "root", "root"
+        info.mtime, info.uid, info.gid, info.uname, info.gname = mtime, 0, 0, "root", "root"
         return info
 
-    def directory(name: str) -> tarfile.TarInfo:
-        info = tarfile.TarInfo(name)
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        return fixed(info)
-
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        tar.addfile(directory("nix"))
-        tar.addfile(directory("nix/store"))
-        for path in paths:
-            root = pathlib.Path(path)
-            files = (
-                [root] if root.is_symlink() or root.is_file() else sorted([root, *root.rglob("*")])
-            )
-            for file in files:
+    with tarfile.open(fileobj=out, mode="w|") as tar:
+        for name in ("/nix", "/nix/store"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(fixed(folder))
+        for path in map(pathlib.Path, paths):
+            for file in [path] if path.is_symlink() else sorted([path, *path.rglob("*")]):
                 info = fixed(tar.gettarinfo(file))
+                info.name = f"/{info.name}"
                 if info.islnk():
                     info.type, info.linkname, info.size = tarfile.REGTYPE, "", file.stat().st_size
                 if info.isfile():
@@ -83,29 +78,38 @@ def store_layer(paths: list[str]) -> bytes:
 
 def stream(conf_file: str) -> None:
     conf = json.loads(pathlib.Path(conf_file).read_text())
+    created = datetime.fromisoformat(conf["created"].replace("Z", "+00:00"))
+    mtime = int(created.timestamp())
     layers = []
+    history = []
 
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
 
         def add(name: str, content: bytes) -> None:
             info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(content), MTIME
+            info.size, info.mtime = len(content), mtime
             archive.addfile(info, io.BytesIO(content))
 
-        def add_layer(content: bytes) -> None:
+        def add_layer(content: bytes, paths: list[str]) -> None:
             digest = hashlib.sha256(content).hexdigest()
             add(f"{digest}/layer.tar", content)
             layers.append(digest)
+            history.append({"created": created.isoformat(), "comment": f"store paths: {paths}"})
 
         for paths in conf["store_layers"]:
-            add_layer(store_layer(paths))
-        add_layer(pathlib.Path(conf["customisation_layer"]).read_bytes())
+            add_layer(store_layer(paths, mtime), paths)
+        customisation = pathlib.Path(conf["customisation_layer"])
+        add_layer(customisation.read_bytes(), [str(customisation.parent)])
 
-        image = conf["base"] | {
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in layers]},
-            "history": [{"created": conf["base"]["created"]} for _ in layers],
+        image = {
+            "created": created.isoformat(),
+            "architecture": conf["architecture"],
+            "os": "linux",
+            "config": conf["config"],
+            "rootfs": {"diff_ids": [f"sha256:{digest}" for digest in layers], "type": "layers"},
+            "history": history,
         }
-        image_json = json.dumps(image).encode()
+        image_json = json.dumps(image, indent=4).encode()
         image_file = hashlib.sha256(image_json).hexdigest() + ".json"
         add(image_file, image_json)
         manifest = {
@@ -113,7 +117,7 @@ def stream(conf_file: str) -> None:
             "RepoTags": [conf["repo_tag"]],
             "Layers": [f"{digest}/layer.tar" for digest in layers],
         }
-        add("manifest.json", json.dumps([manifest]).encode())
+        add("manifest.json", json.dumps([manifest], indent=4).encode())
 
 
 if __name__ == "__main__":

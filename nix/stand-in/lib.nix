@@ -39,7 +39,9 @@ rec {
       result;
 
   importTOML = file: builtins.fromTOML (builtins.readFile file);
-  getExe = package: "${package}/bin/${package.meta.mainProgram or package.pname}";
+  getExe =
+    package:
+    "${package}/bin/${package.meta.mainProgram or (throw "${package.name} has no meta.mainProgram")}";
   getExe' = package: name: "${package}/bin/${name}";
   concatMapAttrsStringSep =
     separator: f: attrs:
@@ -94,7 +96,15 @@ rec {
             [ ];
       in
       concatMap ofEntry (builtins.attrNames entries);
-    unions = concatMap (path: if builtins.isList path then path else [ path ]);
+    unions = concatMap (
+      path:
+      if builtins.isList path then
+        path
+      else if builtins.pathExists path then
+        [ path ]
+      else
+        throw "lib.fileset.unions: ${toString path} does not exist"
+    );
     toSource =
       { root, fileset }:
       let

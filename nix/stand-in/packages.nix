@@ -1,149 +1,29 @@
 { lib, system }:
 
 let
-  # Machine programs are found by /usr, and those that Debian does not have by /machine, which ./nix fills.
-  path = "/machine/rust/bin:/machine/bin:/usr/bin:/bin:/usr/sbin";
-
-  mkDerivation =
-    {
-      nativeBuildInputs ? [ ],
-      passthru ? { },
-      meta ? { },
-      buildPhase ? "",
-      installPhase ? "",
-      buildCommand ? ''
-        cp -r "$src" source
-        chmod -R u+w source
-        cd source
-        mkdir -p .cargo
-        cp /machine/vendor/config.toml .cargo/
-        ${buildPhase}
-        ${installPhase}
-      '',
-      ...
-    }@args:
-    derivation (
-      {
-        name = "${args.pname}-${args.version}";
-        inherit system;
-        builder = "/bin/bash";
-        args = [
-          "-euc"
-          ''
-            PATH=${lib.makeBinPath nativeBuildInputs}:${path}
-            export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8
-            ${
-              lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
-            }${buildCommand}
-            # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
-            true
-          ''
-        ];
-      }
-      // removeAttrs args [
-        "nativeBuildInputs"
-        "passthru"
-        "meta"
-        "buildPhase"
-        "installPhase"
-        "buildCommand"
-      ]
-    )
-    // {
-      inherit meta;
-    }
-    // passthru;
-
-  runCommand =
-    name: env: buildCommand:
-    mkDerivation ({ inherit name buildCommand; } // env);
-
-  # Copies the libraries that the programs in $out load, by the word of `ldd`, to $out/lib, and binds each program to them.
-  bundleLibraries = ldd: ''
-    mkdir -p $out/lib
-    elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
-    for elf in $elfs; do
-      ${ldd} "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
-    done | sort -u | xargs -r cp -Lnt $out/lib
-    for elf in $elfs; do
-      if patchelf --print-interpreter "$elf" >/dev/null 2>&1; then
-        patchelf --set-interpreter $out/lib/$(basename "$(patchelf --print-interpreter "$elf")") "$elf"
-      fi
-      patchelf --force-rpath --set-rpath $out/lib "$elf"
-    done
-  '';
-
-  bundle = bundleBy "ldd";
-  bundleBy =
-    ldd: name: mainProgram: copy:
-    runCommand name { meta = { inherit mainProgram; }; } ''
-      mkdir -p $out/bin
-      (
-        ${copy}
-      )
-      ${bundleLibraries ldd}
-    '';
-
-  # Debian's, whose programs find their own files by the path from one to the other. Its C library knows no
-  # LOCALE_ARCHIVE, as that of nixpkgs does, but LOCPATH.
-  postgresql =
-    {
-      bash,
-      version,
-      root ? "",
-      ldd ? "ldd",
-    }:
-    bundleBy ldd "postgresql" "postgres" ''
-      cd ${root}/usr
-      cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
-      rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
-      cd $out/lib/postgresql/*/bin
-      for program in *; do
-        printf '#!${lib.getExe bash}\nLOCPATH=''${LOCALE_ARCHIVE%%/*-archive} exec %s "$@"\n' "$PWD/$program" \
-          >"$out/bin/$program"
-      done
-      chmod +x $out/bin/*
-    ''
-    // {
-      inherit version;
-    };
-
-  # For programs that are run outside of a build too, where there is no /machine.
-  copy =
-    name:
-    runCommand name { meta.mainProgram = name; } ''
-      mkdir -p $out/bin
-      cp "$(command -v ${name})" $out/bin/
-    '';
-
-  program =
-    name:
-    runCommand name { meta.mainProgram = name; } ''
-      mkdir -p $out/bin
-      ln -s "$(command -v ${name})" $out/bin/
-    '';
-
-  # Programs as they are, with the libraries at the paths where they look for them: for the root of an image.
-  asTheyAre =
-    name: version: copy:
-    runCommand name { meta.mainProgram = name; } ''
-      mkdir -p $out/bin
-      (
-        ${copy}
-      )
-      find $out -type f -exec ldd {} + 2>/dev/null | grep -oE '/lib\S+' | sort -u | xargs -I{} cp -Ln --parents {} $out/ || true
-    ''
-    // {
-      inherit version;
-    };
+  builders = import ./builders.nix { inherit lib system; };
+  inherit (builders)
+    asTheyAre
+    bundle
+    copy
+    onMachine
+    program
+    programs
+    ;
 in
 lib.fix (pkgs: {
-  inherit lib runCommand;
+  inherit lib;
+  inherit (builders)
+    linkFarm
+    mkShell
+    runCommand
+    writeTextDir
+    ;
   newScope = scope: lib.callPackageWith (pkgs // scope);
   callPackage = pkgs.newScope { };
 
   stdenv = {
-    inherit mkDerivation;
+    inherit (builders) mkDerivation;
     hostPlatform = {
       inherit system;
       isLinux = lib.hasSuffix "-linux" system;
@@ -151,65 +31,10 @@ lib.fix (pkgs: {
     };
   };
 
-  rustPlatform.cargoSetupHook = runCommand "cargo-setup-hook" { } "mkdir $out";
-  rustPlatform.buildRustPackage =
-    args:
-    let
-      build = ''
-        # No link-time optimisation: this is for tests.
-        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-        export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
-        nice cargo build --quiet --release --offline --locked
-      '';
-      # Built of the manifests alone, so that a change of the source does not compile every crate again.
-      dependencies = mkDerivation {
-        name = "${args.pname}-dependencies";
-        src = builtins.path {
-          name = "manifests";
-          path = args.src;
-          filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
-        };
-        buildPhase = ''
-          for manifest in $(find . -name Cargo.toml); do
-            mkdir -p "$(dirname "$manifest")/src"
-            echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
-            touch "$(dirname "$manifest")/src/lib.rs"
-          done
-          ${build}
-        '';
-        installPhase = "cp -r target $out";
-      };
-    in
-    mkDerivation (
-      removeAttrs args [
-        "cargoLock"
-        "doCheck"
-      ]
-      // {
-        src = "${args.src}";
-        buildPhase = ''
-          cp -r ${dependencies} target
-          chmod -R u+w target
-          # cargo goes by the order of times: all of the dependencies' alike, and the source after them.
-          find target -exec touch --reference=Cargo.toml {} +
-          find . -name '*.rs' -not -path './target/*' -exec touch {} +
-          ${build}
-        '';
-        installPhase = ''
-          mkdir -p $out/bin
-          find target/release -maxdepth 1 -type f -executable -not -name '*.so' -exec cp -t $out/bin {} +
-          ${bundleLibraries "ldd"}
-        '';
-        passthru.cargoDeps = dependencies;
-      }
-    );
-
-  writeTextDir =
-    path: text:
-    runCommand (baseNameOf path) {
-      inherit text;
-      passAsFile = [ "text" ];
-    } "mkdir -p $out/$(dirname ${path}) && cp $textPath $out/${path}";
+  rustPlatform = {
+    inherit (builders) buildRustPackage;
+    cargoSetupHook = onMachine "cargo-setup-hook" { } "mkdir $out";
+  };
 
   writeShellApplication =
     {
@@ -217,7 +42,7 @@ lib.fix (pkgs: {
       text,
       runtimeInputs ? [ ],
     }:
-    runCommand name
+    onMachine name
       {
         text =
           lib.optionalString (runtimeInputs != [ ]) "export PATH=${lib.makeBinPath runtimeInputs}:$PATH\n"
@@ -233,22 +58,23 @@ lib.fix (pkgs: {
         shellcheck $out/bin/${name}
       '';
 
-  linkFarm =
-    name: entries:
-    runCommand name { } (
-      lib.concatLines (
-        [ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "ln -s ${path} $out/${name}") entries
-      )
-    );
-
-  dockerTools = pkgs.callPackage ./docker-tools.nix { };
+  dockerTools = import ./docker-tools.nix {
+    inherit lib system;
+    inherit (builders) onMachine runCommand;
+    inherit (pkgs) fakeroot;
+  };
+  fakeroot = onMachine "fakeroot" { } ''
+    mkdir -p $out/bin
+    sed 's,\<getopt ,/usr/bin/getopt ,' /usr/bin/fakeroot >$out/bin/fakeroot
+    chmod +x $out/bin/fakeroot
+  '';
 
   fakeNss = lib.makeOverridable (
     {
       extraPasswdLines ? [ ],
       extraGroupLines ? [ ],
     }:
-    runCommand "fake-nss"
+    onMachine "fake-nss"
       {
         passwd = lib.concatLines (
           [
@@ -271,7 +97,7 @@ lib.fix (pkgs: {
         printf %s "$group" >$out/etc/group
         echo 'hosts: files dns' >$out/etc/nsswitch.conf
 
-        # Not in that of nixpkgs: Debian's PostgreSQL looks for time zones here, and not in the store.
+        # Not in that of nixpkgs: trixie's PostgreSQL 17 looks for time zones here, and not in the store.
         mkdir -p $out/usr/share/zoneinfo
         cp /usr/share/zoneinfo/{UTC,GMT} $out/usr/share/zoneinfo/
       ''
@@ -287,7 +113,7 @@ lib.fix (pkgs: {
   findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
   # patchelf spoils what Go's linker made: started by way of the loader instead.
   prometheus =
-    runCommand "prometheus"
+    onMachine "prometheus"
       {
         meta.mainProgram = "prometheus";
         passthru.cli = program "promtool";
@@ -304,33 +130,16 @@ lib.fix (pkgs: {
       version = "3.16.0";
     };
 
-  postgresql_16 = postgresql {
-    inherit (pkgs) bash;
-    version = "16";
-  };
-  # Trixie's, which a test fetches. Its libraries are read by its own loader alone.
-  postgresql_17 = postgresql rec {
-    inherit (pkgs) bash;
-    version = "17";
-    root = "/machine/postgresql-17";
-    ldd = "${root}/usr/lib/*-linux-gnu/ld-linux-*.so.* --library-path $(echo ${root}/usr/lib/*-linux-gnu) --list";
-  };
-  glibcLocales =
-    lib.makeOverridable
-      (
-        { allLocales, locales }:
-        runCommand "glibc-locales" { inherit locales; } ''
-          mkdir -p $out/lib/locale
-          for locale in $locales; do
-            name=''${locale%/*}
-            localedef --inputfile "''${name%.*}" --charmap "''${locale#*/}" $out/lib/locale/''${name%.*}.utf8
-          done
-        ''
-      )
-      {
-        allLocales = true;
-        locales = [ ];
-      };
+  inherit
+    (import ./postgresql.nix {
+      inherit lib builders;
+      inherit (pkgs) bash;
+    })
+    glibcLocales
+    nss_wrapper
+    postgresql_16
+    postgresql_17
+    ;
 
   # Debian's, with what its dockerd runs.
   docker = asTheyAre "docker" "20.10.24" ''
@@ -370,7 +179,7 @@ lib.fix (pkgs: {
     let
       given = builtins.getEnv "WIKI_TEST_K3S";
     in
-    runCommand "k3s" { meta.mainProgram = "k3s"; } ''
+    onMachine "k3s" { meta.mainProgram = "k3s"; } ''
       mkdir -p $out/bin
       ${lib.optionalString (given != "") ''
         # ${given}
@@ -389,16 +198,23 @@ lib.fix (pkgs: {
     ''
     // {
       version = "1.34.4+double1";
-      airgap-images = runCommand "k3s-airgap-images.tar.zst" { } ''
+      airgap-images = onMachine "k3s-airgap-images.tar.zst" { } ''
         ${(pkgs.dockerTools.buildLayeredImage { name = "mirrored-pause"; }).stream} | zstd --quiet >$out
       '';
     };
 
-  # A double of it, that its own text describes.
+  # A double of it, that its own text describes. From 13.2 on, its Prometheus datasource is a plugin.
   grafana =
+    let
+      version = "13.0.7";
+    in
     bundle "grafana" "grafana" ''
       mkdir -p $out/share/grafana/conf $out/python/bin $out/python/lib
       touch $out/share/grafana/conf/defaults.ini
+      ${lib.optionalString (!lib.versionAtLeast version "13.2") ''
+        mkdir -p $out/share/grafana/public/app/plugins/datasource
+        cp -r ${pkgs.grafanaPlugins.prometheus} $out/share/grafana/public/app/plugins/datasource/prometheus
+      ''}
       python=$(basename "$(realpath /usr/bin/python3)")
       cp /usr/bin/$python $out/python/bin/
       cp -r /usr/lib/$python $out/python/lib/
@@ -408,9 +224,9 @@ lib.fix (pkgs: {
       chmod +x $out/bin/grafana
     ''
     // {
-      version = "13.2.0";
+      inherit version;
     };
-  grafanaPlugins.prometheus = runCommand "grafana-prometheus-plugin" { } ''
+  grafanaPlugins.prometheus = onMachine "grafana-prometheus-plugin" { } ''
     mkdir $out
     echo '{"id": "prometheus", "type": "datasource"}' >$out/plugin.json
   '';
@@ -419,9 +235,12 @@ lib.fix (pkgs: {
   cargo = program "cargo";
   cargo-deny = program "cargo-deny";
   chromium = program "chromium";
-  clippy = program "cargo-clippy";
+  clippy = programs "clippy" [
+    "cargo-clippy"
+    "clippy-driver"
+  ];
   # Keyless signing takes an identity and a service on the internet: this double says what it was asked to sign.
-  cosign = runCommand "cosign" { } ''
+  cosign = onMachine "cosign" { } ''
     mkdir -p $out/bin
     printf '#!/bin/sh\necho cosign "$@"\n' >$out/bin/cosign
     chmod +x $out/bin/cosign
@@ -440,29 +259,39 @@ lib.fix (pkgs: {
   regclient = copy "regctl";
   rust-analyzer = program "rust-analyzer";
   rustc = program "rustc";
-  rustfmt = program "rustfmt";
+  rustfmt = programs "rustfmt" [
+    "cargo-fmt"
+    "rustfmt"
+  ];
   shellcheck = program "shellcheck";
   sqlite = program "sqlite3";
   strace = program "strace";
   skopeo = program "skopeo";
   yq-go = copy "yq";
 
-  # The environment that the tests run in, whatever is asked of it.
+  # Of the environment that the tests run in, what is asked for. What is not there, or has another name in nixpkgs, fails.
   python3 = program "python3" // {
     withPackages =
-      _:
-      runCommand "python3-env" { } ''
-        mkdir -p $out/bin
-        printf '#!/bin/sh\nexec /machine/venv/bin/python "$@"\n' >$out/bin/python
+      choose:
+      let
+        names = [
+          "httpx"
+          "playwright"
+          "psutil"
+          "psycopg"
+          "pytest"
+          "pytest-timeout"
+          "trustme"
+        ];
+      in
+      onMachine "python3-env" { } ''
+        mkdir -p $out/{bin,lib}
+        /machine/venv/bin/python ${./python_env.py} $out/lib ${
+          toString (choose (lib.genAttrs names (name: name)))
+        }
+        python=$(/machine/venv/bin/python -c 'import sys; print(sys._base_executable)')
+        printf '#!/bin/sh\nPYTHONPATH=%s exec %s -S "$@"\n' $out/lib "$python" >$out/bin/python
         chmod +x $out/bin/python
       '';
   };
-
-  mkShell =
-    { packages }:
-    mkDerivation {
-      name = "nix-shell";
-      inherit packages;
-      buildCommand = "touch $out";
-    };
 })

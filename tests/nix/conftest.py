@@ -27,3 +27,9 @@ def load(nix: Nix, docker: Docker) -> Callable[[str], str]:
 def checkout(nix: Nix, tmp_path: Path) -> Nix:
     """The project in another folder, committed, for a test to change."""
     return nix.check_out(tmp_path / "checkout")
+
+
+@pytest.fixture
+def leave_nothing(docker: Docker) -> Iterator[None]:
+    yield
+    docker.clean()

@@ -1,0 +1,7 @@
+# The labels of every image, by their short names in OCI's image specification ("Pre-Defined Annotation Keys").
+{ lib }:
+
+labels:
+lib.mapAttrs' (name: lib.nameValuePair "org.opencontainers.image.${name}") (
+  { source = (lib.importTOML ../Cargo.toml).workspace.package.repository; } // labels
+)

@@ -1,0 +1,206 @@
+# Derivations made by this machine's programs. Those that only the stand-in has (onMachine, bundle, …) see all of the machine;
+# what the flake calls (mkDerivation, runCommand, …) sees what it would see in nixpkgs.
+{ lib, system }:
+
+let
+  # Machine programs are found by /usr, and those that Debian does not have by /machine, which ./nix fills.
+  machinePath = "/machine/rust/bin:/machine/bin:/usr/bin:/bin:/usr/sbin";
+
+  derivationWith =
+    prepare:
+    {
+      nativeBuildInputs ? [ ],
+      passthru ? { },
+      meta ? { },
+      buildPhase ? "",
+      installPhase ? "",
+      buildCommand ? ''
+        cp -r "$src" source
+        chmod -R u+w source
+        cd source
+        mkdir -p .cargo
+        cp /machine/vendor/config.toml .cargo/
+        ${buildPhase}
+        ${installPhase}
+      '',
+      ...
+    }@args:
+    derivation (
+      {
+        name = "${args.pname}-${args.version}";
+        inherit system;
+        builder = "/bin/bash";
+        args = [
+          "-euc"
+          ''
+            PATH=${lib.makeBinPath nativeBuildInputs}:${prepare}
+            ${
+              lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
+            }${buildCommand}
+            # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
+            true
+          ''
+        ];
+      }
+      // removeAttrs args [
+        "nativeBuildInputs"
+        "passthru"
+        "meta"
+        "buildPhase"
+        "installPhase"
+        "buildCommand"
+      ]
+    )
+    // {
+      inherit meta;
+    }
+    // passthru;
+
+  commandWith =
+    make: name: env: buildCommand:
+    make ({ inherit name buildCommand; } // env);
+in
+rec {
+  mkMachineDerivation = derivationWith ''
+    ${machinePath}
+    export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8'';
+  onMachine = commandWith mkMachineDerivation;
+
+  # The programs of nixpkgs' stdenv and no others, its shell options, and Nix' own HOME, which does not exist.
+  mkDerivation = derivationWith ''
+    /machine/stdenv
+    export SOURCE_DATE_EPOCH=315532800
+    set -o pipefail'';
+  runCommand = commandWith mkDerivation;
+
+  # Copies the libraries that the programs in $out load, by the word of `ldd`, to $out/lib, and binds each program to them.
+  bundleLibraries = ldd: ''
+    mkdir -p $out/lib
+    elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
+    for elf in $elfs; do
+      ${ldd} "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
+    done | sort -u | xargs -r cp -Lnt $out/lib
+    for elf in $elfs; do
+      if patchelf --print-interpreter "$elf" >/dev/null 2>&1; then
+        patchelf --set-interpreter $out/lib/$(basename "$(patchelf --print-interpreter "$elf")") "$elf"
+      fi
+      patchelf --force-rpath --set-rpath $out/lib "$elf"
+    done
+  '';
+
+  # For an image: the programs bring their libraries along.
+  bundle = bundleBy "ldd";
+  bundleBy =
+    ldd: name: mainProgram: copy:
+    onMachine name { meta = { inherit mainProgram; }; } ''
+      mkdir -p $out/bin
+      (
+        ${copy}
+      )
+      ${bundleLibraries ldd}
+    '';
+
+  # For programs that are run outside of a build too, where there is no /machine.
+  copy =
+    name:
+    onMachine name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      cp "$(command -v ${name})" $out/bin/
+    '';
+
+  # Tools of a build, which stay where they are.
+  program = name: programs name [ name ];
+  programs =
+    name: names:
+    onMachine name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      for name in ${toString names}; do
+        ln -s "$(command -v $name)" $out/bin/
+      done
+    '';
+
+  # Programs as they are, with the libraries at the paths where they look for them: for the root of an image.
+  asTheyAre =
+    name: version: copy:
+    onMachine name { meta.mainProgram = name; } ''
+      mkdir -p $out/bin
+      (
+        ${copy}
+      )
+      find $out -type f -exec ldd {} + 2>/dev/null | grep -oE '/lib\S+' | sort -u | xargs -I{} cp -Ln --parents {} $out/ || true
+    ''
+    // {
+      inherit version;
+    };
+
+  buildRustPackage =
+    args:
+    let
+      build = ''
+        # No link-time optimisation: this is for tests.
+        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+        export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
+        nice cargo build --quiet --release --offline --locked
+      '';
+      # Built of the manifests alone, so that a change of the source does not compile every crate again.
+      dependencies = mkMachineDerivation {
+        name = "${args.pname}-dependencies";
+        src = builtins.path {
+          name = "manifests";
+          path = args.src;
+          filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
+        };
+        buildPhase = ''
+          for manifest in $(find . -name Cargo.toml); do
+            mkdir -p "$(dirname "$manifest")/src"
+            echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
+            touch "$(dirname "$manifest")/src/lib.rs"
+          done
+          ${build}
+        '';
+        installPhase = "cp -r target $out";
+      };
+    in
+    mkMachineDerivation (
+      removeAttrs args [
+        "cargoLock"
+        "doCheck"
+      ]
+      // {
+        src = "${args.src}";
+        buildPhase = ''
+          cp -r ${dependencies} target
+          chmod -R u+w target
+          # cargo goes by the order of times: all of the dependencies' alike, and the source after them.
+          find target -exec touch --reference=Cargo.toml {} +
+          find . -name '*.rs' -not -path './target/*' -exec touch {} +
+          ${build}
+        '';
+        installPhase = ''
+          mkdir -p $out/bin
+          find target/release -maxdepth 1 -type f -executable -not -name '*.so' -exec cp -t $out/bin {} +
+          ${bundleLibraries "ldd"}
+        '';
+        passthru.cargoDeps = dependencies;
+      }
+    );
+
+  writeTextDir =
+    path: text:
+    onMachine (baseNameOf path) {
+      inherit text;
+      passAsFile = [ "text" ];
+    } "mkdir -p $out/$(dirname ${path}) && cp $textPath $out/${path}";
+
+  linkFarm =
+    name: entries:
+    onMachine name { } (
+      lib.concatLines (
+        [ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "ln -s ${path} $out/${name}") entries
+      )
+    );
+
+  mkShell =
+    { packages }:
+    onMachine "nix-shell" { inherit packages; } "touch $out";
+}

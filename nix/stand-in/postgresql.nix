@@ -1,0 +1,83 @@
+# PostgreSQL's own defaults are those of nixpkgs, but for two: the socket's folder, which the wrappers and the sample of the
+# configuration set, and the locales, which Debian's C library finds by LOCPATH and that of nixpkgs by LOCALE_ARCHIVE.
+{
+  lib,
+  bash,
+  builders,
+}:
+
+let
+  inherit (builders) bundleBy bundleLibraries onMachine;
+
+  postgresql =
+    {
+      version,
+      # Copies what there is into $out, and leaves the shell in the folder of the programs.
+      copy,
+      ldd ? "ldd",
+    }:
+    bundleBy ldd "postgresql" "postgres" ''
+      ${copy}
+      for program in *; do
+        cat >"$out/bin/$program" <<END
+      #!${lib.getExe bash}
+      export LOCPATH=\''${LOCALE_ARCHIVE%/*-archive} PGHOST=\''${PGHOST-/run/postgresql}
+      exec $PWD/$program "\$@"
+      END
+      done
+      chmod +x $out/bin/*
+    ''
+    // {
+      inherit version;
+    };
+in
+{
+  # Of a Python wheel, as PostgreSQL's source makes it.
+  postgresql_16 = postgresql {
+    version = "16";
+    copy = ''
+      mkdir $out/{lib,opt}
+      cp -r /machine/postgresql-16/*/pginstall/{bin,lib,share} $out/opt/
+      cp /machine/postgresql-16/*.libs/* $out/lib/
+      rm -rf $out/opt/lib/{pkgconfig,*.a,postgresql/pgxs}
+      echo "unix_socket_directories = '/run/postgresql'" >>$out/opt/share/postgresql/postgresql.conf.sample
+      cd $out/opt/bin
+      chmod +x *
+    '';
+  };
+
+  # Trixie's, which a test fetches. Its libraries are read by its own loader alone.
+  postgresql_17 = postgresql {
+    version = "17";
+    copy = ''
+      cd /machine/postgresql-17/usr
+      cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
+      rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
+      cd $out/lib/postgresql/*/bin
+    '';
+    ldd = "/machine/postgresql-17/usr/lib/*-linux-gnu/ld-linux-*.so.* --library-path $(echo /machine/postgresql-17/usr/lib/*-linux-gnu) --list";
+  };
+
+  glibcLocales =
+    lib.makeOverridable
+      (
+        { allLocales, locales }:
+        onMachine "glibc-locales" { inherit locales; } ''
+          mkdir -p $out/lib/locale
+          for locale in $locales; do
+            name=''${locale%/*}
+            localedef --inputfile "''${name%.*}" --charmap "''${locale#*/}" $out/lib/locale/''${name%.*}.utf8
+          done
+        ''
+      )
+      {
+        allLocales = true;
+        locales = [ ];
+      };
+
+  nss_wrapper = onMachine "nss_wrapper" { } ''
+    mkdir -p $out/lib
+    cp -L /usr/lib/*/libnss_wrapper.so $out/lib/
+    ${bundleLibraries "ldd"}
+  '';
+}
