@@ -4,7 +4,6 @@ use std::fs;
 use std::time::Duration;
 
 use crate::config::{Config, Contents, SHARE};
-use crate::images;
 use crate::process::{run, wait_for};
 use crate::state::Volume;
 
@@ -20,14 +19,6 @@ const TOKEN: &str = "wiki-cluster";
 
 const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
-
-pub fn load_image(contents: &Contents) -> Result<(), String> {
-    if run(SHORT, "docker", &["image", "inspect", &contents.node]).is_ok() {
-        return Ok(());
-    }
-    let archive = format!("{SHARE}/node/{}.tar.zst", contents.node.replace(':', "-"));
-    images::unpack_into(&archive, &["load", "--quiet"])
-}
 
 /// The one that is wanted.
 pub struct Node<'a> {

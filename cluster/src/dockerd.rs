@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
-use crate::process::wait_for;
-use crate::report::last_lines;
+use crate::process::{last_lines, wait_for};
 
 pub const LOG: &str = "/var/log/dockerd.log";
 const SOCKET: &str = "/run/docker.sock";

@@ -1,13 +1,14 @@
-//! The images of the release, in the node's containerd.
+//! The images: the node's in the Docker inside, those of the release in the node's containerd.
 
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use crate::cluster::NODE;
-use crate::config::SHARE;
+use crate::config::{Contents, SHARE};
 use crate::process::{run, run_with_input, wait_for};
 
+const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Of the node, from nothing to its containerd.
@@ -15,6 +16,14 @@ const CONTAINERD: Duration = Duration::from_secs(600);
 /// Each attempt is a process in a node that has other things to do.
 const BETWEEN: Duration = Duration::from_millis(500);
 const CTR: [&str; 5] = [NODE, "k3s", "ctr", "--namespace", "k8s.io"];
+
+pub fn load_node(contents: &Contents) -> Result<(), String> {
+    if run(SHORT, "docker", &["image", "inspect", &contents.node]).is_ok() {
+        return Ok(());
+    }
+    let archive = format!("{SHARE}/node/{}.tar.zst", contents.node.replace(':', "-"));
+    unpack_into(&archive, &["load", "--quiet"])
+}
 
 /// Imports what is not there, when the node's containerd answers.
 pub fn import(images: &[String]) -> Result<(), String> {
@@ -42,7 +51,7 @@ pub fn import(images: &[String]) -> Result<(), String> {
 }
 
 /// `zstd --decompress ARCHIVE | docker ARGUMENTS`
-pub fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
+fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
     let mut zstd = Command::new("zstd")
         .args(["--decompress", "--stdout", "--quiet", archive])
         .stdout(Stdio::piped())
