@@ -59,7 +59,8 @@ pub fn wait_until_ready() -> Result<(), String> {
         None => error,
     })?;
     let mut last = Ok(());
-    wait_for(LIMIT, || {
+    // k3s installs Traefik by jobs of its own, which may come last.
+    wait_for(READY, || {
         last = health::api();
         last.is_ok().then_some(())
     });
