@@ -183,6 +183,20 @@ def test_a_network_that_was_left_without_its_node(machine) -> None:
     assert machine.memory["network"] == "198.18.1.0/24"
 
 
+def test_a_volume_of_0_1_keeps_its_data_and_not_its_network(machine) -> None:
+    machine.boot()
+    state = machine.volume / "wiki-cluster/state.json"
+    state.write_text(json.dumps({"versions": {"wiki-cluster": "0.1.0"}, "node": "wiki-k3s:n"}))
+    memory = machine.memory
+    memory["node"]["label"] = "wiki-k3s:n"
+    memory["network"] = "172.18.0.0/16"
+    (machine.volume / "double.json").write_text(json.dumps(memory))
+    machine.forget_calls()
+    machine.boot()
+    assert machine.memory["network"] == "198.18.1.0/24"
+    assert not any("volume rm" in call or "images import" in call for call in machine.calls)
+
+
 def test_some_gigabytes_of_a_large_disk_are_not_full(machine) -> None:
     machine.boot(before=LARGE_DISK.format(folder=machine.directory))
 
