@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
 # An overlay cannot be the upper layer of another one.
 NESTED = """
@@ -148,6 +149,16 @@ def test_every_image_is_pinned_after_each_start(machine) -> None:
         names = {name for name in imported if not name.startswith("sha256:")}
         assert len(names) == 3
         assert {name for name in names if "io.cri-containerd.pinned" in imported[name]} == names
+
+
+def test_an_older_versions_images_may_go(machine) -> None:
+    machine.boot()
+    machine.describe(images=["wiki-service:c"], wiki_cluster="0.3.0")
+    (machine.share / "images/wiki-service-c.tar.zst").write_text("wiki-service:c")
+    machine.boot()
+    imported = machine.memory["imported"]
+    pinned = {name for name in imported if "io.cri-containerd.pinned" in imported[name]}
+    assert pinned == {PAUSE, "docker.io/library/wiki-service:c"}
 
 
 def test_a_process_that_comes_while_cgroups_are_handed_on(machine) -> None:
