@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
-from support.helm import CHART, Helm, Objects, values_files
+from support.helm import CHART, Helm, Objects, install, values_files
 from support.service import ROOT
 
 
@@ -181,6 +181,42 @@ def test_a_wildcard_is_no_address(helm3: Helm) -> None:
     url = environment(objects, "wiki-release-grafana")["GF_SERVER_ROOT_URL"]
     assert url == environment(helm3.objects(), "wiki-release-grafana")["GF_SERVER_ROOT_URL"]
     assert "*" not in url
+
+
+def notes(*settings: str) -> str:
+    """What an installation tells, by the Helm that tells it without a cluster."""
+    run = Helm(install("helm4")).run(
+        *("install", "wiki-release", CHART, "--dry-run=client", "--namespace=team"),
+        *(f"--set={each}" for each in settings),
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.partition("\nNOTES:\n")[2]
+
+
+def test_the_notes_show_addresses_that_could_be() -> None:
+    told = notes("ingress.host=*.example.com")
+    assert "http://<name>.example.com/users" in told
+    assert "*" not in told
+
+
+def test_the_notes_warn_where_the_controller_is_not_let_in() -> None:
+    warning = "the network policies let in Traefik, and the Ingress is for nginx"
+    nginx = ("networkPolicy.enabled=true", "ingress.className=nginx")
+    assert warning in notes(*nginx)
+    assert warning not in notes(
+        *nginx, "networkPolicy.ingressFrom[0].namespaceSelector.matchLabels.name=nginx"
+    )
+    assert "let in Traefik" not in notes(nginx[0])
+    assert "let in Traefik" not in notes(nginx[0], "ingress.className=traefik-internal")
+
+
+def test_the_notes_tell_what_a_deletion_takes() -> None:
+    told = notes("backup.enabled=true")
+    selector = "app.kubernetes.io/instance=wiki-release,app.kubernetes.io/name=wiki"
+    for verb in ("get", "delete"):
+        assert f"kubectl --namespace team {verb} pvc,secret --selector {selector}\n" in told
+    assert "kubectl --namespace team delete pvc wiki-release-backup" in told
+    assert "delete pvc wiki-release-backup" not in notes()
 
 
 def api_template(objects: Objects) -> dict[str, Any]:
