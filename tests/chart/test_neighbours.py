@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ ALL = (
     "--set=api.podDisruptionBudget.enabled=true",
 )
 OPERATOR = ("--set=prometheus.operator.enabled=true", "--set=grafana.prometheusUrl=http://p:9090")
+EXTERNAL = ("--set=externalDatabase.host=db", "--set=externalDatabase.password=secret")
 
 
 class Umbrella:
@@ -90,8 +90,25 @@ def keys(values: dict[str, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from keys(value, (*where, key))
 
 
+def at(values: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def nested(paths: list[tuple[str, ...]]) -> dict[str, Any]:
+    """Values in which there is nothing behind these."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        parent = values
+        for key in path[:-1]:
+            parent = parent.setdefault(key, {})
+        parent[path[-1]] = None
+    return values
+
+
 def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
-    helm3: Helm,
+    helm3: Helm, tmp_path: Path
 ) -> None:
     """A key with nothing behind it, which Helm takes for "without the chart's default"."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -101,10 +118,7 @@ def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
     taken = []
     for path in keys(defaults):
         changed = deepcopy(defaults)
-        parent = changed
-        for key in path[:-1]:
-            parent = parent[key]
-        del parent[path[-1]]
+        del at(changed, path[:-1])[path[-1]]
         mistakes = [error.message for error in check.iter_errors(changed)]
         if mistakes:
             assert mistakes == [f"{path[-1]!r} is a required property"], path
@@ -112,12 +126,15 @@ def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
             taken.append(path)
     assert ("grafana", "resources") in taken
 
-    def mistake(path: tuple[str, ...]) -> str:
-        run = helm3.template(*ALL, f"--set={'.'.join(path)}=null")
-        return f"{path}: {run.stderr}" if run.returncode else ""
-
-    with ThreadPoolExecutor(4) as pool:
-        assert [each for each in pool.map(mistake, taken) if each] == []
+    nulls = tmp_path / "nulls.yaml"
+    while taken:
+        # what is in an empty section is for the next round
+        outer = [path for path in taken if not any(path[:n] in taken for n in range(len(path)))]
+        taken = [path for path in taken if path not in outer]
+        nulls.write_text(json.dumps(nested(outer)))
+        for options in (ALL, (*ALL, *OPERATOR), (*ALL, *EXTERNAL)):
+            run = helm3.template(f"--values={nulls}", *options)
+            assert run.returncode == 0, run.stderr
     refused = helm3.template("--set=grafana.persistence=null")
     assert "at '/grafana': missing property 'persistence'" in refused.stderr
 
