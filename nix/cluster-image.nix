@@ -57,6 +57,8 @@ let
 
   values = {
     ingress.exposeMetrics = true;
+    # There is no other node to go to.
+    api.nodeLossSeconds = 300;
   };
 
   # k3s' Traefik asks for its newest version unless told otherwise.

@@ -8,12 +8,13 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
-from support import databases, kube, service
+from support import cluster as clusters
+from support import databases, service
 from support import nix as nix_support
 from support import previous as previous_version
 from support.browser import chromium
+from support.cluster import Cluster
 from support.databases import Database, Postgres, PostgresDatabase, SqliteDatabase
-from support.kube import Cluster
 from support.nix import Nix
 from support.service import Service, StartService
 
@@ -158,7 +159,7 @@ def nix() -> Nix:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with kube.cluster(tmp_path_factory.mktemp("cluster")) as found:
+    with clusters.cluster(tmp_path_factory.mktemp("cluster")) as found:
         if not found:
             pytest.skip("no Kubernetes: no WIKI_TEST_KUBE, and no k3d with a running Docker")
         yield found

@@ -7,8 +7,8 @@
 
 {{/* Labels that select a component's pods: (dict "root" $ "component" "api") */}}
 {{- define "wiki.selectorLabels" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ .root.Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -22,9 +22,21 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{/* An image's name: (dict "root" $ "image" .Values.api.image) */}}
 {{- define "wiki.image" -}}
-{{- $registry := .root.Values.global.imageRegistry | trimSuffix "/" -}}
-{{- if $registry }}{{ $registry }}/{{ end }}{{ .image.repository -}}
+{{- $repository := .image.repository -}}
+{{- with .root.Values.global.imageRegistry -}}
+{{- $parts := splitList "/" $repository -}}
+{{- if and (rest $parts) (regexMatch "[.:]|^localhost$" (first $parts)) }}{{ $parts = rest $parts }}{{ end -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" $parts) -}}
+{{- end -}}
+{{- $repository -}}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{/* Names of Secrets, or, as in Kubernetes, objects with a name. */}}
+{{- define "wiki.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range .Values.global.imagePullSecrets }}{{ $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}{{ end }}
+{{- with $secrets }}{{ toYaml . }}{{ end }}
 {{- end }}
 
 {{/* What every pod has in common: (dict "root" $ "values" .Values.api), values being the component's, and
@@ -36,20 +48,15 @@ enableServiceLinks: false
 serviceAccountName: {{ . }}
 {{- end }}
 automountServiceAccountToken: {{ hasKey . "serviceAccountName" }}
-securityContext:
-  runAsNonRoot: true
-  seccompProfile:
-    type: RuntimeDefault
-  {{- with .values.podSecurityContext }}
-  # a volume whose root is right is left as it is: PostgreSQL refuses data that its group may write
-  fsGroupChangePolicy: OnRootMismatch
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with .root.Values.global.imagePullSecrets }}
-imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- /* A volume whose root is right is left as it is: PostgreSQL refuses data that its group may write. It says so even where the
+       chart names no group, since OpenShift names one at admission. */}}
+{{- $own := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") "fsGroupChangePolicy" "OnRootMismatch" }}
+securityContext: {{- merge (deepCopy (.values.podSecurityContext | default dict)) $own | toYaml | nindent 2 }}
+{{- with include "wiki.imagePullSecrets" .root }}
+imagePullSecrets: {{- . | nindent 2 }}
 {{- end }}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -83,7 +90,7 @@ resources: {{- toYaml . | nindent 2 }}
 {{- $names := list }}
 {{- range .extra }}{{ $names = append $names .name }}{{ end }}
 {{- range fromYamlArray .own }}{{ if not (has .name $names) }}{{ $env = append $env . }}{{ end }}{{ end }}
-{{- concat $env .extra | toYaml }}
+{{- concat $env (.extra | default list) | toYaml }}
 {{- end }}
 
 {{/* Under Argo CD the database is there before what uses it. A volume claim has to be in the same wave as the pod that
@@ -94,11 +101,14 @@ argocd.argoproj.io/sync-wave: "-1"
 
 {{/* A component's volume claim, kept on uninstall: (dict "root" $ "component" "grafana" "persistence" …) */}}
 {{- define "wiki.claim" -}}
+{{- $labels := include "wiki.labels" . | fromYaml }}
+{{- /* So that what deletes a release's data by this label leaves the backups. No release's name has a "_". */}}
+{{- if eq .component "backup" }}{{ $_ := set $labels "app.kubernetes.io/instance" (printf "%s_backup" .root.Release.Name) }}{{ end -}}
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
   name: {{ include "wiki.fullname" .root }}-{{ .component }}
-  labels: {{- include "wiki.labels" . | nindent 4 }}
+  labels: {{- toYaml $labels | nindent 4 }}
   annotations:
     helm.sh/resource-policy: keep
     argocd.argoproj.io/sync-options: Prune=false
@@ -108,11 +118,16 @@ metadata:
 spec:
   accessModes: [ReadWriteOnce]
   {{- with .persistence.storageClass }}
-  storageClassName: {{ . }}
+  storageClassName: {{ eq . "-" | ternary "" . | quote }}
   {{- end }}
   resources:
     requests:
       storage: {{ .persistence.size }}
+{{- end }}
+
+{{/* The claim that a component mounts: the same argument. */}}
+{{- define "wiki.claimName" -}}
+{{- .persistence.existingClaim | default (printf "%s-%s" (include "wiki.fullname" .root) .component) -}}
 {{- end }}
 
 {{/* A component's volume named `data`: the same argument. */}}
@@ -122,13 +137,53 @@ spec:
   emptyDir: {}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ .persistence.existingClaim | default (printf "%s-%s" (include "wiki.fullname" .root) .component) }}
+    claimName: {{ include "wiki.claimName" . | quote }}
   {{- end }}
 {{- end }}
 
-{{/* A file of rules or dashboards, made to select this release's series only. */}}
+{{/* A file of rules or dashboards, made to select this release's series only: no release's names are a regular expression that
+     another's match, such as `wiki-.+`, which `wiki-2-postgresql` does. */}}
 {{- define "wiki.file" -}}
-{{- .root.Files.Get .path | replace "NAMESPACE" .root.Release.Namespace | replace "FULLNAME" (include "wiki.fullname" .root) -}}
+{{- $values := .root.Values }}
+{{- $claims := list "FULLNAME-database-[0-9]+(-wal)?" }}
+{{- range $component, $persistence := dict "postgresql" $values.postgresql.primary.persistence "prometheus" $values.prometheus.persistence "grafana" $values.grafana.persistence "backup" $values.backup.persistence }}
+{{- $claims = append $claims (include "wiki.claimName" (dict "root" $.root "component" $component "persistence" $persistence) | replace "." "[.]") }}
+{{- end -}}
+{{- .root.Files.Get .path
+    | replace "CLAIMS" (join "|" $claims)
+    | replace "PODS" "FULLNAME-((api|grafana|backup|restore)-[a-z0-9]+-[a-z0-9]{5}|(postgresql|prometheus)-0|database-[0-9]+)"
+    | replace "DATABASE_LIMIT_BYTES" (include "wiki.databaseLimit" .root)
+    | replace "NAMESPACE" .root.Release.Namespace
+    | replace "FULLNAME" (include "wiki.fullname" .root) -}}
+{{- end }}
+
+{{/* The rules that apply to what is installed. */}}
+{{- define "wiki.rules" -}}
+{{- $applies := dict "wiki-api" .Values.api.enabled "wiki-database" (and .Values.api.enabled (include "wiki.databaseLimit" .)) "wiki-volumes" true }}
+{{- $groups := list }}
+{{- range (include "wiki.file" (dict "root" . "path" "prometheus-rules.yml") | fromYaml).groups }}
+{{- if get $applies .name }}{{ $groups = append $groups . }}{{ end }}
+{{- end -}}
+groups: {{- toYaml $groups | nindent 2 }}
+{{- end }}
+
+{{/* The bytes that a quantity of Kubernetes stands for, such as 512Mi. */}}
+{{- define "wiki.bytes" -}}
+{{- $quantity := kindIs "float64" . | ternary (int64 . | toString) (toString .) }}
+{{- $number := regexFind "^[0-9.]+" $quantity }}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
+{{- mulf (float64 $number) (get $units (trimPrefix $number $quantity)) | int64 -}}
+{{- end }}
+
+{{/* The size from which the database may fill the chart's own volume: its write-ahead log, a gibibyte by PostgreSQL's default,
+     lies beside it. Empty where the volume's size is not the chart's. */}}
+{{- define "wiki.databaseLimit" -}}
+{{- with .Values.postgresql.primary.persistence }}
+{{- if and (include "wiki.postgresql" $) .enabled (not .existingClaim) }}
+{{- $size := include "wiki.bytes" .size | float64 }}
+{{- maxf (subf (mulf $size 0.85) 1073741824) (divf $size 2) | int64 -}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Which database: builtin, external or cloudnativepg. */}}
@@ -179,12 +234,17 @@ spec:
 {{- define "wiki.databasePassword" -}}
 secretKeyRef:
 {{- if eq (include "wiki.database" .) "external" }}
-  name: {{ .Values.externalDatabase.existingSecret | default (printf "%s-database" (include "wiki.fullname" .)) }}
-  key: {{ ternary .Values.externalDatabase.existingSecretKey "password" (ne .Values.externalDatabase.existingSecret "") }}
+  name: {{ .Values.externalDatabase.existingSecret | default (printf "%s-database" (include "wiki.fullname" .)) | quote }}
+  key: {{ .Values.externalDatabase.existingSecret | empty | ternary "password" .Values.externalDatabase.existingSecretKey | quote }}
 {{- else }}
-  name: {{ .Values.postgresql.auth.existingSecret | default (printf "%s-postgresql" (include "wiki.fullname" .)) }}
+  name: {{ .Values.postgresql.auth.existingSecret | default (printf "%s-postgresql" (include "wiki.fullname" .)) | quote }}
   key: password
 {{- end }}
+{{- end }}
+
+{{/* A text as a part of a URL before its "?", where a "+" is no space. */}}
+{{- define "wiki.urlPart" -}}
+{{- urlquery . | replace "+" "%20" -}}
 {{- end }}
 
 {{/* DATABASE_URL, and PGPASSWORD beside it, so that no password has to be escaped into a URL. */}}
@@ -200,11 +260,11 @@ secretKeyRef:
 - name: DATABASE_URL
   {{- if eq $database "external" }}
   {{- with .Values.externalDatabase }}
-  value: {{ printf "postgres://%s@%s:%d/%s?sslmode=%s%s" (urlquery .username) (contains ":" .host | ternary (printf "[%s]" (trimAll "[]" .host)) .host) (int .port) (urlquery .database) .sslmode (ternary "&sslrootcert=/etc/ssl/database/ca.crt" "" (ne .caSecret "")) | quote }}
+  value: {{ printf "postgres://%s@%s:%d/%s?sslmode=%s%s" (include "wiki.urlPart" .username) (contains ":" .host | ternary (printf "[%s]" (trimAll "[]" .host)) .host) (int .port) (include "wiki.urlPart" .database) .sslmode (empty .caSecret | ternary "" "&sslrootcert=/etc/ssl/database/ca.crt") | quote }}
   {{- end }}
   {{- else }}
   {{- with .Values.postgresql.auth }}
-  value: {{ printf "postgres://%s@%s-postgresql:5432/%s" (urlquery .username) (include "wiki.fullname" $) (urlquery .database) | quote }}
+  value: {{ printf "postgres://%s@%s-postgresql:5432/%s" (include "wiki.urlPart" .username) (include "wiki.fullname" $) (include "wiki.urlPart" .database) | quote }}
   {{- end }}
   {{- end }}
 - name: PGPASSWORD
@@ -224,7 +284,7 @@ secretKeyRef:
 {{- if and .Values.externalDatabase.host .Values.externalDatabase.caSecret }}
 - name: database-ca
   secret:
-    secretName: {{ .Values.externalDatabase.caSecret }}
+    secretName: {{ .Values.externalDatabase.caSecret | quote }}
     items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- end }}
@@ -239,11 +299,11 @@ secretKeyRef:
 {{- if and .Values.postgresql.enabled (eq (include "wiki.database" .) "builtin") }}true{{ end -}}
 {{- end }}
 
-{{/* Where Grafana is for a browser. Without a host, wherever the browser found it: the Ingress or a port-forward. */}}
+{{/* Where Grafana is for a browser. Without one host, wherever the browser found it: the Ingress or a port-forward. */}}
 {{- define "wiki.grafanaUrl" -}}
 {{- with .Values.ingress -}}
-{{- if and .enabled .host -}}
-{{ ternary "https" "http" (gt (len .tls) 0) }}://{{ .host }}/grafana/
+{{- if and .enabled .host (not (hasPrefix "*" .host)) -}}
+{{ ternary "http" "https" (empty .tls) }}://{{ .host }}/grafana/
 {{- else -}}
 %(protocol)s://%(domain)s:%(http_port)s/grafana/
 {{- end -}}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from support.cache import CACHE
-from support.helm import CHART
+from support.helm import CHART, install
 from support.kube import SMALL, Cluster, NewRelease, Release
 from support.nix import REAL, Nix
 from support.wait import wait_until
@@ -46,9 +46,11 @@ def documented() -> str:
     return "".join(textwrap.dedent(block) for block in blocks)
 
 
-@pytest.fixture(scope="module")
-def release(new_module_release: NewRelease) -> Release:
-    release = new_module_release("wiki-postgresql-17")
+@pytest.fixture(scope="module", params=["helm3", "helm4"])
+def release(request: pytest.FixtureRequest, new_module_release: NewRelease) -> Release:
+    """Made by each Helm: the second keeps account of who has set which field."""
+    release = new_module_release(f"wiki-postgresql-17-{request.param}")
+    release.helm_program = install(request.param)
     release.install(*SMALL)
     release.wait_until_answering()
     ada = release.create_user("Ada ünïcødé '; --")

@@ -79,17 +79,7 @@ def test_replicas_on_two_nodes_outlive_one_of_them(
     release.install(
         "--set=api.replicas=2",
         f"--set=postgresql.nodeSelector.kubernetes\\.io/hostname={first}",
-        # moves after seconds, not after five minutes
-        *(
-            f"--set=api.tolerations[{index}].{key}={value}"
-            for index, taint in enumerate(("unreachable", "not-ready"))
-            for key, value in (
-                ("key", f"node.kubernetes.io/{taint}"),
-                ("operator", "Exists"),
-                ("effect", "NoExecute"),
-                ("tolerationSeconds", "5"),
-            )
-        ),
+        "--set=api.nodeLossSeconds=5",
         *PATIENT,
         *SMALL,
     )

@@ -68,17 +68,17 @@ class Helm:
     def template(
         self, *arguments: str, release: str = "wiki-release"
     ) -> subprocess.CompletedProcess[str]:
-        return self._run("template", release, CHART, "--kube-version", KUBE_VERSION, *arguments)
+        return self.run("template", release, CHART, "--kube-version", KUBE_VERSION, *arguments)
 
     def lint(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._run("lint", "--strict", CHART, "--kube-version", KUBE_VERSION, *arguments)
+        return self.run("lint", "--strict", CHART, "--kube-version", KUBE_VERSION, *arguments)
 
     def objects(self, *arguments: str, release: str = "wiki-release") -> "Objects":
         run = self.template(*arguments, release=release)
         assert run.returncode == 0, run.stderr
         return Objects(yaml.safe_load_all(run.stdout))
 
-    def _run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program, *arguments], capture_output=True, text=True, check=False
         )

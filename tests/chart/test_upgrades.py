@@ -1,0 +1,169 @@
+"""What a cluster and a Helm make of what was there before: no image is needed for that."""
+
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import previous
+from support.cluster import Cluster
+from support.helm import CHART, Helm
+from support.kube import SMALL, Release, Result
+from support.service import ROOT
+from support.wait import wait_until
+
+LONG = "a-release-by-a-name-of-forty-five-letters-one"
+
+
+@pytest.fixture(scope="session")
+def first_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of 0.1.0."""
+    command = ["git", "archive", previous.COMMIT, "chart"]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip(f"no {previous.VERSION}: commit {previous.COMMIT} is not in this clone")
+    folder = tmp_path_factory.mktemp("first")
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "chart"
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    cluster.kubectl("create", "namespace", "wiki-upgrades")
+    yield "wiki-upgrades"
+    cluster.kubectl("delete", "namespace", "wiki-upgrades", "--timeout=120s")
+
+
+def made(release: Release) -> dict[str, Any]:
+    """Claims and Secrets by name, each with what makes it the same one."""
+    return {
+        f"{each['kind']} {each['metadata']['name']}": each["metadata"]["uid"]
+        for each in release.get("pvc,secrets")["items"]
+        if each["metadata"]["name"].startswith(release.fullname)
+    }
+
+
+def test_a_release_of_0_1_0_keeps_its_objects_and_nobody_else_gets_them(
+    cluster: Cluster, helm: Helm, namespace: str, first_chart: Path
+) -> None:
+    def release(name: str) -> Release:
+        return Release(cluster, helm.program, namespace, CHART, name=name)
+
+    assert len(LONG) == 45
+    old = release(LONG)
+    old.helm("install", first_chart, "--set=backup.enabled=true")
+    before = made(old)
+    assert f"Secret {LONG[:40]}-postgresql" in before
+    password = old.secret("postgresql", "password")
+    old.helm("upgrade", CHART, "--reset-then-reuse-values")
+    assert made(old) == before
+    assert old.secret("postgresql", "password") == password
+    assert len(cluster_roles(old)) == 1
+
+    # others whose names are cut to the same, or end up the same
+    other = release(LONG[:40] + "-two")
+
+    def refused(done: Result) -> str:
+        assert done.returncode != 0
+        (line,) = done.stderr.strip().splitlines()
+        assert LONG in line
+        return line
+
+    assert "Set fullnameOverride" in refused(other.helm("install", CHART, check=False))
+    other.helm("install", CHART, "--set=fullnameOverride=two", *SMALL)
+    other.helm("uninstall")
+
+    old.helm("uninstall")
+    # what it has kept is still its own
+    assert "fullnameOverride" in refused(other.helm("install", CHART, check=False))
+    old.helm("install", CHART, "--set=backup.enabled=true")
+    grafana = f"Secret {old.fullname}-grafana"
+    assert made(old) | {grafana: ""} == before | {grafana: ""}
+    assert old.secret("postgresql", "password") == password
+    old.helm("uninstall")
+
+    selector = f"app.kubernetes.io/instance={LONG},app.kubernetes.io/name=wiki"
+    old.kubectl("delete", "pvc,secret", f"--selector={selector}", "--wait=false")
+    wait_until(
+        lambda: list(made(old)) == [f"PersistentVolumeClaim {old.fullname}-backup"],
+        "all but the backups to be gone",
+        seconds=60,
+    )
+
+
+def cluster_roles(release: Release) -> list[str]:
+    """Of the release, in the whole cluster."""
+    selector = f"app.kubernetes.io/instance={release.name}"
+    items = release.get("clusterroles", f"--selector={selector}")["items"]
+    return [each["metadata"]["name"] for each in items]
+
+
+def replicas(release: Release) -> int:
+    return int(release.get("deployment", "wiki-release-api")["spec"]["replicas"])
+
+
+def scalings(release: Release) -> list[str]:
+    """To which numbers of pods the Deployment was scaled, in any order."""
+    events = release.get("events", "--field-selector=reason=ScalingReplicaSet")["items"]
+    return [each["message"] for each in events]
+
+
+def test_autoscaling_starts_from_what_there_is_and_is_switched_off_again(
+    cluster: Cluster, helm: Helm, namespace: str
+) -> None:
+    release = Release(cluster, helm.program, namespace, CHART)
+    on = "--set=api.autoscaling.enabled=true"
+
+    def upgrade(*settings: str, check: bool = True) -> Result:
+        return release.helm("upgrade", CHART, "--reset-then-reuse-values", *settings, check=check)
+
+    release.helm("install", CHART, "--set=api.replicas=3", *SMALL)
+    wait_until(lambda: scalings(release), "the first pods")
+    upgrade(on, "--set=api.autoscaling.minReplicas=2")
+    assert replicas(release) == 3
+    # the autoscaler, which has no figures here, still keeps to its bounds
+    upgrade("--set=api.autoscaling.minReplicas=4")
+    wait_until(lambda: replicas(release) == 4, "the autoscaler to act", seconds=60)
+    upgrade("--set=api.autoscaling.maxReplicas=6")
+    assert replicas(release) == 4
+    assert not [each for each in scalings(release) if "down" in each.lower()]
+
+    # as the README has it: Helm 4 takes the field back only when it is told to
+    (command,) = (
+        line.split()[3:]
+        for line in (CHART / "README.md").read_text().splitlines()
+        if "--force-conflicts" in line and line.startswith("    helm upgrade")
+    )
+    assert command[0] == "./chart"
+    if "helm4" in str(helm.program):
+        refused = upgrade("--set=api.autoscaling.enabled=false", check=False)
+        assert "conflict" in refused.stderr
+    else:
+        command.remove("--force-conflicts")
+    release.helm("upgrade", CHART, *command[1:])
+    assert replicas(release) == 3
+    assert not release.get("hpa")["items"]
+    upgrade("--set=api.replicas=2")
+    assert replicas(release) == 2
+    release.helm("uninstall")
+
+
+def test_a_new_installation_with_an_autoscaler_leaves_the_number_to_it(
+    cluster: Cluster, helm: Helm, namespace: str
+) -> None:
+    """Then a roll-back has no old number to insist on."""
+    release = Release(cluster, helm.program, namespace, CHART)
+    release.helm("install", CHART, "--set=api.autoscaling.enabled=true", *SMALL)
+    wait_until(lambda: replicas(release) == 2, "the autoscaler to act", seconds=60)
+    release.helm(
+        "upgrade", CHART, "--reset-then-reuse-values", "--set=api.autoscaling.minReplicas=4"
+    )
+    wait_until(lambda: replicas(release) == 4, "the autoscaler to act", seconds=60)
+    release.helm("rollback")
+    assert replicas(release) == 4
+    release.helm("uninstall")
