@@ -51,11 +51,11 @@ def test_writes_that_wait_in_vain_take_no_more_than_the_pool(
 ) -> None:
     """Reads are answered meanwhile, writes with 503, and all is well as soon as a standby is."""
     service = start_service(database)
-    reading = (f"/users/{create_user(service.client)['id']}", "/readyz")
     backends: list[int] = []
     reads: list[Answer] = []
     with database.connect() as watcher, ledger.writers(service, clients=2 * POOL):
         ledger.wait_for_more(20)
+        reading = (f"/users/{min(ledger.acknowledged)}", "/readyz")
         with no_standby(database.server):
             before = ledger.statuses[503]
 
