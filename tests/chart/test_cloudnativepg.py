@@ -81,9 +81,10 @@ def primary(release: Release) -> str:
     return str(release.get("cluster", CLUSTER)["status"]["currentPrimary"])
 
 
-def sql(release: Release, statement: str) -> str:
+def sql(release: Release, statement: str, *, check: bool = True) -> str:
     psql = ["psql", "--dbname=wikidb", "--tuples-only", "--no-align", f"--command={statement}"]
-    return release.kubectl("exec", primary(release), "--container=postgres", "--", *psql).strip()
+    pod = ("exec", primary(release), "--container=postgres", "--")
+    return release.kubectl(*pod, *psql, check=check).strip()
 
 
 def assert_nothing_lost(release: Release, load: Load) -> None:
@@ -198,7 +199,11 @@ def test_a_killed_primary_under_load(release: Release, operand: str) -> None:
         load.wait_for(200)
     assert_told_by_the_api(load)
     assert_nothing_lost(release, load)
-    assert longest_pause(load.moments) < longest_pause(written) + 2, "seconds without a write"
+    ours, theirs = longest_pause(load.moments), longest_pause(written)
+    print(
+        f"no write for {ours:.1f} s, {theirs:.1f} s by psql; {len(load.acknowledged)} acknowledged"
+    )
+    assert ours < theirs + 2
     wait_until_healthy(release)
 
 
@@ -257,7 +262,10 @@ def test_an_upgrade_that_restarts_every_instance(release: Release) -> None:
         load.wait_for(40)
         release.upgrade("--set=postgresql.maxConnections=90")
         wait_until(
-            lambda: sql(release, "SHOW max_connections") == "90", "the new value", seconds=PATIENCE
+            lambda: sql(release, "SHOW max_connections", check=False) == "90",
+            "the new value",
+            seconds=PATIENCE,
+            every=1,
         )
         wait_until_healthy(release)
         load.wait_for(40)
@@ -269,7 +277,11 @@ def test_back_to_one_instance(release: Release) -> None:
     ada = release.create_user("Ada")
     release.upgrade("--set=cloudnativepg.instances=1")
     wait_until_healthy(release, instances=1)
-    wait_until(lambda: not sql(release, "SHOW synchronous_standby_names"), "it to wait for none")
+    wait_until(
+        lambda: sql(release, "SHOW synchronous_standby_names") == "",
+        "it to wait for none",
+        seconds=60,
+    )
     assert release.client.get(f"/users/{ada['id']}").json() == ada
     release.create_user("Grace")
     release.upgrade("--set=cloudnativepg.instances=3")
