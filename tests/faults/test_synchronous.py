@@ -1,0 +1,124 @@
+"""A synchronous standby that is away: commits wait for it, whatever `statement_timeout` says."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from support.api import Answer, create_user, problem, timed
+from support.databases import Postgres, PostgresDatabase
+from support.ledger import Ledger
+from support.service import StartService
+from support.wait import wait_until
+
+LIMIT = 2.5
+POOL = 8
+OURS = "FROM pg_stat_activity WHERE application_name = 'wiki-service'"
+WAITING = f"{OURS} AND wait_event = 'SyncRep'"
+
+
+@contextlib.contextmanager
+def no_standby(server: Postgres) -> Iterator[None]:
+    """Commits wait for a standby that is not there, until the block ends."""
+    set_standbys(server, "ANY 1 (absent)")
+    yield
+    set_standbys(server, "")
+
+
+def set_standbys(server: Postgres, names: str) -> None:
+    with server.connect("postgres") as connection:
+        connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        connection.execute("SELECT pg_reload_conf()")
+
+    def known() -> bool:
+        with server.connect("postgres") as connection:
+            return connection.execute("SHOW synchronous_standby_names").fetchone() == (names,)
+
+    wait_until(known, "the setting to be read")
+    with server.connect("postgres") as connection:
+        # its process is the one that tells the others of it, before it does this
+        connection.execute("CHECKPOINT")
+
+
+@pytest.fixture
+def database(own_postgres: Postgres) -> PostgresDatabase:
+    return own_postgres.create_database()
+
+
+def test_writes_that_wait_in_vain_take_no_more_than_the_pool(
+    database: PostgresDatabase, start_service: StartService, ledger: Ledger
+) -> None:
+    """Reads are answered meanwhile, writes with 503, and all is well as soon as a standby is."""
+    service = start_service(database)
+    backends: list[int] = []
+    reads: list[Answer] = []
+    with database.connect() as watcher, ledger.writers(service, clients=2 * POOL):
+        ledger.wait_for_more(20)
+        reading = (f"/users/{min(ledger.acknowledged)}", "/readyz")
+        with no_standby(database.server):
+            before = ledger.statuses[503]
+
+            def long_enough() -> bool:
+                found = watcher.execute(f"SELECT count(*) {OURS}").fetchone()
+                backends.extend(found or ())
+                reads.extend(timed(service.client, "GET", path) for path in reading)
+                return ledger.statuses[503] - before > 6 * POOL
+
+            wait_until(long_enough, "many writes to fail", seconds=60)
+        service.wait_until_ready()
+        ledger.wait_for_more(20)
+    assert max(backends) <= POOL, f"{max(backends)} backends of one replica"
+    assert {read.status for read in reads} == {200}
+    assert max(read.seconds for read in reads) < LIMIT
+    assert set(ledger.statuses) == {201, 503}
+    assert ledger.slowest < LIMIT, f"a request was held for {ledger.slowest:.1f} s"
+    assert ledger.open, "no write was sent, so nothing is shown"
+    ledger.settle(database)
+
+
+@pytest.mark.parametrize(
+    ("path", "log", "end"),
+    [("/users", "info", "cancel"), ("/posts", "error", "cancel"), ("/posts", "info", "terminate")],
+)
+def test_a_write_whose_wait_was_ended_is_not_acknowledged(
+    database: PostgresDatabase, start_service: StartService, path: str, log: str, end: str
+) -> None:
+    """The server takes it for a success, with a warning: committed here, and maybe nowhere else."""
+    # a session that is told of no warnings, and a row too long for the server's buffer
+    database.execute("ALTER ROLE wiki SET client_min_messages = error")
+    service = start_service(database, RUST_LOG=log, DATABASE_STATEMENT_TIMEOUT_SECONDS=20)
+    user = create_user(service.client)
+    bodies = {
+        "/users": {"name": "Grace"},
+        "/posts": {"user_id": user["id"], "content": "x" * 100_000},
+    }
+    with no_standby(database.server), ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(service.client.post, path, json=bodies[path])
+        wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit to wait")
+        database.execute(f"SELECT pg_{end}_backend(pid) {WAITING}")
+        answer = pending.result()
+    problem(answer, 503)
+    assert "retry-after" not in answer.headers
+
+
+def test_a_start_that_waits_for_a_standby_ends_at_its_limit(
+    database: PostgresDatabase, start_service: StartService
+) -> None:
+    """The schema is a commit, too."""
+    with no_standby(database.server):
+        service = start_service(database, until="", STARTUP_TIMEOUT_SECONDS=2)
+        assert service.wait_for_end(20) == 1
+        assert "gave up" in service.text
+
+
+def test_a_stop_does_not_wait_for_a_standby(
+    database: PostgresDatabase, start_service: StartService
+) -> None:
+    service = start_service(
+        database, SHUTDOWN_GRACE_SECONDS=2, DATABASE_STATEMENT_TIMEOUT_SECONDS=60
+    )
+    with no_standby(database.server), ThreadPoolExecutor(1) as pool:
+        pool.submit(service.client.post, "/users", json={"name": "Grace"})
+        wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit to wait")
+        service.terminate(seconds=10)
