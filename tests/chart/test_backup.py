@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.databases import PASSWORD, USER, Postgres, PostgresDatabase
-from support.dumps import NEW, OLD, SCHEMAS, dump, environment
+from support.dumps import NEW, OLD, SCHEMAS, cuts, dump, environment, kubectl
 from support.helm import CHART, Helm
 from support.wait import wait_until
 
@@ -101,22 +100,6 @@ def test_an_installation_makes_a_first_dump_only_where_there_is_none(
     assert names(tmp_path) == [dump]
 
 
-KUBECTL = """#!{python}
-# Runs here what `kubectl exec` runs in the pod. After CUT bytes of stdin the connection is lost.
-import os, subprocess, sys
-word, *arguments = sys.argv[1:]
-streams = arguments[0] == "-i"
-pod, dashes, *command = arguments[streams:]
-assert (word, pod, dashes) == ("exec", "statefulset/wiki-release-postgresql", "--"), sys.argv
-names = {{"wikiuser": os.environ["PGUSER"], "wikidb": os.environ["PGDATABASE"]}}
-command = [names.get(each, each) for each in command]
-text = sys.stdin.buffer.read() if streams else b""
-cut = int(os.environ.get("CUT", len(text)))
-done = subprocess.run(command, input=text[:cut], check=False)
-sys.exit("error: lost connection to pod" if cut < len(text) else done.returncode)
-"""
-
-
 class Commands:
     """Those of the README, in a folder as if it were a checkout."""
 
@@ -130,16 +113,13 @@ class Commands:
         _, _, self.back_up, self.restore = map(textwrap.dedent, blocks)
         self.folder = folder
         (folder / "chart").symlink_to(CHART)
-        (folder / "bin").mkdir()
-        (folder / "bin/kubectl").write_text(KUBECTL.format(python=sys.executable))
-        (folder / "bin/kubectl").chmod(0o755)
+        self.path = f"{kubectl(folder / 'bin')}:{os.environ['PATH']}"
 
     def run(self, command: str, database: PostgresDatabase, **variables: str) -> Run:
-        path = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         return subprocess.run(
             ["sh", "-euc", command],
             cwd=self.folder,
-            env=environment(database) | path | variables,
+            env=environment(database) | {"PATH": self.path} | variables,
             capture_output=True,
             text=True,
             check=False,
@@ -168,14 +148,6 @@ def test_any_dump_goes_over_any_schema(
                 assert restored.stdout.endswith("\nCOMMIT\n"), restored.stderr
             assert restored.returncode == 0, (way, found, restored.stderr)
             assert dump(database) == dump(original), (way, found)
-
-
-# of the stream: in the table of users, after all data, and one byte before its end
-CUTS = ("\n3000\tname", "PRIMARY KEY (", None)
-
-
-def cuts(stream: str) -> list[int]:
-    return [stream.index(text) if text else len(stream) - 9 for text in CUTS]
 
 
 def test_a_stream_that_ends_early_changes_nothing(

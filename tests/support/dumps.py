@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 from support.databases import PASSWORD, USER, PostgresDatabase
 
@@ -45,6 +47,15 @@ INSERT INTO comments (post_id, mood) VALUES (1, 'sad');
 SCHEMAS = {"empty": "", "old": OLD, "new": NEW}
 
 
+# Where a dump may be cut: after a row of users, after all data, and just before its end.
+CUTS = ("\n3000\tname", "PRIMARY KEY (", "\n-- PostgreSQL database dump complete")
+
+
+def cuts(stream: str) -> list[int]:
+    """In bytes, for all of it is ASCII."""
+    return [stream.index(text) for text in CUTS]
+
+
 def environment(database: PostgresDatabase, user: str = USER) -> dict[str, str]:
     """What libpq's programs read."""
     server = database.server
@@ -62,3 +73,34 @@ def dump(database: PostgresDatabase, *options: str) -> str:
     return "".join(
         line for line in done.stdout.splitlines(keepends=True) if not line.startswith(guards)
     )
+
+
+KUBECTL = """#!{python}
+# Runs here what `kubectl exec` runs in the database's pod. After CUT bytes of stdin the connection
+# is lost; after CUT_OUTPUT of stdout, too, and kubectl does not notice.
+import os, subprocess, sys
+word, *arguments = sys.argv[1:]
+stdin = arguments[0] in ("-i", "--stdin")
+pod, dashes, *command = arguments[stdin:]
+assert (word, pod, dashes) == ("exec", "statefulset/wiki-release-postgresql", "--"), sys.argv
+user, database = os.environ["PGUSER"], os.environ["PGDATABASE"]
+command = [{{"wikiuser": user, "wikidb": database}}.get(each, each) for each in command]
+inside = os.environ | {{"POSTGRES_USER": user, "POSTGRES_DB": database}}
+text = sys.stdin.buffer.read() if stdin else b""
+cut = int(os.environ.get("CUT", len(text)))
+done = subprocess.run(command, input=text[:cut], check=False, stdout=subprocess.PIPE, env=inside)
+sys.stdout.buffer.write(done.stdout[: int(os.environ.get("CUT_OUTPUT", len(done.stdout)))])
+if cut < len(text):
+    sys.exit("error: lost connection to pod")
+if done.returncode:
+    print(f"command terminated with exit code {{done.returncode}}", file=sys.stderr)
+sys.exit(done.returncode)
+"""
+
+
+def kubectl(folder: Path) -> Path:
+    """A double of it in a folder for PATH."""
+    folder.mkdir()
+    (folder / "kubectl").write_text(KUBECTL.format(python=sys.executable))
+    (folder / "kubectl").chmod(0o755)
+    return folder

@@ -108,7 +108,7 @@ SQL
   } | psql --no-psqlrc --set=ON_ERROR_STOP=1 | tail -n 1
 )
 if [ "$last" != COMMIT ]; then
-  echo "not restored, nothing is changed" >&2
+  echo "not restored: unless the answer to COMMIT alone was lost, nothing is changed" >&2
   exit 1
 fi
 echo "restored $PGDATABASE from $dump"
