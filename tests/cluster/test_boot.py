@@ -9,9 +9,9 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ from support.wait import wait_until
 GIVEN = ("WIKI_TEST_K3D", "WIKI_TEST_K3S")
 MISSING = [name for name in GIVEN if not os.environ.get(name)]
 BOOT = 400.0  # seconds; on two cores that do nothing else it takes less than 60
-KILLED_AFTER = [0.2, 0.8, 2, 5, 9, 14, 20, 28, 36, 45]
+NODE = "k3d-wiki-server-0"
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"the whole chain takes {' and '.join(GIVEN)}"),
@@ -142,14 +142,81 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
     assert "database system was shut down at" in log, log
 
 
-@pytest.mark.parametrize("seconds", KILLED_AFTER)
-def test_killed_at_any_moment_of_the_boot(boot: Boot, seconds: float) -> None:
+State = Callable[[Container], bool]
+
+
+def says(line: str) -> State:
+    return lambda cluster: line in cluster.log
+
+
+def shows(text: str, *command: str) -> State:
+    """Nothing is run in the node: whoever asks must not be in the way."""
+
+    def state(cluster: Container) -> bool:
+        try:
+            return text in cluster.execute(*command)
+        except AssertionError:
+            return False
+
+    return state
+
+
+# After each step, and inside the long ones.
+STATES: dict[str, State] = {
+    "docker runs": says("[1/6] docker:"),
+    "the node's image is there": says("[2/6] node image:"),
+    "the node is made": shows(NODE, "docker", "ps", "--all", "--format={{.Names}}"),
+    "k3s imports": shows("Importing images", "docker", "logs", NODE),
+    "the cluster is there": says("[3/6] cluster:"),
+    "the images are there": says("[4/6] images:"),
+    "the release is pending": shows(
+        "secret/",
+        "kubectl",
+        "get",
+        "secret",
+        "--selector=owner=helm,status=pending-install",
+        "-o=name",
+    ),
+    "the release is there": says("[5/6] release:"),
+    "some pod runs": shows("Running", "kubectl", "get", "pods"),
+    "ready": says("Ready after"),
+}
+
+
+def left(cluster: Container) -> dict[str, Any]:
+    """What there is in the container's layer, on the volume, in the Docker inside and of Helm."""
+
+    def lines(*command: str) -> list[str]:
+        # what has no name of its own has a hash
+        names = (
+            re.sub(r"[0-9a-f]{64}", "#", line) for line in cluster.execute(*command).splitlines()
+        )
+        return sorted(names)
+
+    releases = json.loads(cluster.execute("helm", "list", "--all", "--output=json"))
+    return {
+        "volume": lines("ls", "-A", "/var/lib/docker/wiki-cluster"),
+        "containers": lines("docker", "ps", "--all", "--format={{.Names}}"),
+        "volumes": lines("docker", "volume", "ls", "--quiet"),
+        "networks": lines("docker", "network", "ls", "--format={{.Name}}"),
+        "images": len(lines("docker", "image", "ls", "--all", "--quiet")),
+        "releases": [(each["name"], each["status"], each["revision"]) for each in releases],
+        "records": lines("kubectl", "get", "secret", "--selector=owner=helm", "--output=name"),
+        "claims": lines("kubectl", "get", "pvc", "--output=name"),
+        "layer": cluster.changes,
+    }
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_killed_in_any_state_of_the_boot(boot: Boot, state: str) -> None:
     cluster = boot()
-    time.sleep(seconds)  # the moment is what is tested
+    wait_until(lambda: STATES[state](cluster), state, seconds=BOOT, every=0.1)
     cluster.kill()
-    print(cluster.log.splitlines()[-1:])
+    print(cluster.log.splitlines()[-1])
+    before = cluster.log.count("Ready after")
     cluster.start()
-    wait_until_ready(cluster)
+    print(wait_until_ready(cluster, before + 1))
+    assert left(cluster) == LEFT
     assert user(cluster, create_user(cluster, "After the kill")) == "After the kill"
 
 

@@ -45,6 +45,11 @@ class Container:
     def log(self) -> str:
         return self._docker.run("logs", self.id)
 
+    @property
+    def changes(self) -> list[str]:
+        """What it has added to the files of its image, or changed in them."""
+        return self._docker.run("diff", self.id).splitlines()
+
     def execute(self, *command: str) -> str:
         return self._docker.run("exec", self.id, *command)
 
