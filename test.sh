@@ -24,6 +24,9 @@ if [[ ${stages[*]} =~ all|service|faults ]]; then
   need shellcheck
   need strace
 fi
+if [[ ${stages[*]} =~ all|cluster ]]; then
+  PATH=$PATH:/usr/sbin need mkfs.btrfs btrfs-progs
+fi
 if [[ ${stages[*]} =~ all|delivery ]]; then
   need shellcheck
   need skopeo

@@ -23,7 +23,7 @@ writeShellApplication {
     }
     ask() { docker container inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
 
-    [ $# = 0 ] || fail "it takes no arguments; the environment variables WIKI_VALUES, GRAFANA_ADMIN_PASSWORD and K3S_ARGS are passed on"
+    [ $# = 0 ] || fail "it takes no arguments; the environment variables WIKI_VALUES, GRAFANA_ADMIN_PASSWORD, K3S_ARGS and DOCKER_ADDRESS_POOL are passed on"
     command -v docker >/dev/null || fail "there is no docker on PATH: install Docker"
     error=$(docker version --format '{{.Server.Version}}' 2>&1 >/dev/null) || case $error in
       *"permission denied"*) fail "no permission on Docker's socket: join the group docker, or run this as root" ;;
@@ -38,14 +38,16 @@ writeShellApplication {
       ${load} >/dev/null
     fi
     if [ -z "$other" ]; then
-      options=(--env GRAFANA_ADMIN_PASSWORD --env K3S_ARGS)
+      options=(--env GRAFANA_ADMIN_PASSWORD --env K3S_ARGS --env DOCKER_ADDRESS_POOL)
+      # By these names the kubelet looks for the device of a btrfs.
+      [ ! -d /dev/mapper ] || options+=(--volume /dev/mapper:/dev/mapper)
       if [ -n "''${WIKI_VALUES:-}" ]; then
         [ -f "$WIKI_VALUES" ] || fail "WIKI_VALUES=$WIKI_VALUES: there is no such file"
         options+=(--env WIKI_VALUES=/values.yaml --volume "$(realpath "$WIKI_VALUES"):/values.yaml:ro")
       fi
       docker create --privileged --name wiki-cluster --publish 8080:8080 --volume wiki-cluster:/var/lib/docker \
         "''${options[@]}" "$image" >/dev/null
-    elif [ -n "''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}" ]; then
+    elif [ -n "''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}''${DOCKER_ADDRESS_POOL:-}" ]; then
       echo "The container is there already, with the variables it was made with: \`nix run .#down\` first, to change them" >&2
     fi
     error=$(docker start wiki-cluster 2>&1 >/dev/null) || case $error in

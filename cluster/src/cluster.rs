@@ -1,10 +1,12 @@
 //! The node: a k3s in a container of the Docker inside, made by k3d.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, Contents, SHARE};
-use crate::images;
+use crate::machine;
 use crate::process::{run, wait_for};
 use crate::state::Volume;
 
@@ -15,60 +17,64 @@ const LABEL: &str = "wiki-cluster.node";
 /// k3d deletes the volumes it has named itself, and those whose names begin with k3d-.
 const VOLUMES: [(&str, &str); 2] =
     [("wiki-k3s", "/var/lib/rancher/k3s"), ("wiki-node", "/etc/rancher/node")];
+/// k3d's name for it.
+const NETWORK: &str = "k3d-wiki";
+/// Free space in absolute figures: k3s' shares (5 %, and 10 % more when that is reached) are 75 GB of a disk of 500. No image is
+/// deleted for being unused. All of it is less than what `machine` asks for at a start.
+const KUBELET_ARGS: [(&str, &str); 3] = [
+    ("eviction-hard", "imagefs.available<256Mi,nodefs.available<256Mi"),
+    ("eviction-minimum-reclaim", "imagefs.available=128Mi,nodefs.available=128Mi"),
+    ("image-gc-high-threshold", "100"),
+];
 /// The data on the volumes is sealed with it. It opens nothing: port 6443 is not published.
 const TOKEN: &str = "wiki-cluster";
 
 const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
-pub fn load_image(contents: &Contents) -> Result<(), String> {
-    if run(SHORT, "docker", &["image", "inspect", &contents.node]).is_ok() {
-        return Ok(());
-    }
-    let archive = format!("{SHARE}/node/{}.tar.zst", contents.node.replace(':', "-"));
-    images::unpack_into(&archive, &["load", "--quiet"])
-}
-
 /// The one that is wanted.
-pub struct Node<'a> {
-    config: &'a Config,
-    contents: &'a Contents,
+pub struct Node {
+    /// `k3d cluster create` with all but the label.
+    command: Vec<String>,
     label: String,
     is_there: bool,
 }
 
-impl<'a> Node<'a> {
+impl Node {
     /// What is there instead of it is removed.
     pub fn find_or_clear(
-        config: &'a Config,
-        contents: &'a Contents,
-        volume: &Volume,
-    ) -> Result<Node<'a>, String> {
-        let label = format!("{} {}", contents.node, config.k3s_args.join(" ")).trim().to_owned();
+        config: &Config,
+        contents: &Contents,
+        volume: &mut Volume,
+    ) -> Result<Node, String> {
+        let command = command(config, contents);
+        let mut hasher = DefaultHasher::new();
+        (&command, &config.address_pool).hash(&mut hasher);
+        let label = format!("{} {:016x}", contents.node, hasher.finish());
         let format = format!("{{{{index .Config.Labels \"{LABEL}\"}}}}");
         let there = run(SHORT, "docker", &["container", "inspect", "--format", &format, NODE]).ok();
-        let finished = volume.state.node.as_deref();
-        let is_there = there.as_deref().map(str::trim) == Some(&label) && finished == Some(&label);
+        let finished = &mut volume.state.node;
+        let is_there =
+            there.as_deref().map(str::trim) == Some(&label) && finished.as_deref() == Some(&label);
         if !is_there {
-            // Also what is left of one whose making was interrupted, such as a network.
-            run(SHORT, "k3d", &["cluster", "delete", NAME])?;
-            if finished.is_none() {
-                for (name, _) in VOLUMES {
-                    run(SHORT, "docker", &["volume", "rm", "--force", name])?;
-                }
+            let has_data = finished.is_some();
+            if let Some(label) = finished {
+                label.clear();
+                volume.save()?;
             }
+            clear(has_data)?;
         }
-        Ok(Node { config, contents, label, is_there })
+        Ok(Node { command, label, is_there })
     }
 
     /// Until Kubernetes answers.
-    pub fn start(self, volume: &mut Volume) -> Result<(), String> {
-        volume.adopt(self.contents)?;
+    pub fn start(self, contents: &Contents, volume: &mut Volume) -> Result<(), String> {
+        volume.adopt(contents)?;
         if self.is_there {
             run(SHORT, "docker", &["start", NODE])?;
         } else {
             self.create()?;
-            remove_other_images(&self.contents.node);
+            remove_other_images(&contents.node);
         }
         write_kubeconfig()?;
         wait_for(LIMIT, || {
@@ -83,29 +89,68 @@ impl<'a> Node<'a> {
     }
 
     fn create(&self) -> Result<(), String> {
-        let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
-        volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
-        volumes.push(format!(
-            "{SHARE}/traefik.yaml:/var/lib/rancher/k3s/server/manifests/wiki-traefik.yaml"
-        ));
-        let volumes: Vec<String> =
-            volumes.iter().map(|volume| format!("{volume}@server:0")).collect();
-        let label = format!("{LABEL}={}@server:0", self.label);
-        let k3s_args: Vec<String> = ["--disable=metrics-server"]
-            .into_iter()
-            .chain(self.config.k3s_args.iter().map(String::as_str))
-            .map(|argument| format!("{}@server:0", argument.replace('@', "\\@")))
-            .collect();
-
-        let image = self.contents.node.as_str();
-        let mut arguments =
-            vec!["cluster", "create", NAME, "--image", image, "--token", TOKEN, "--no-lb"];
-        arguments.extend(["--port", "8080:80@server:0:direct", "--api-port", "127.0.0.1:6443"]);
-        arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label]);
-        arguments.extend(volumes.iter().flat_map(|volume| ["--volume", volume]));
-        arguments.extend(k3s_args.iter().flat_map(|argument| ["--k3s-arg", argument]));
+        // What it says was imported into a volume that this one need not have.
+        let known = format!("{SHARE}/airgap/.cache.json");
+        fs::write(&known, "").map_err(|error| format!("{known}: {error}"))?;
+        let label = on_the_node(&format!("{LABEL}={}", self.label));
+        let mut arguments: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        arguments.extend(["--runtime-label", &label]);
         run(LIMIT, "k3d", &arguments).map(drop)
     }
+}
+
+fn command(config: &Config, contents: &Contents) -> Vec<String> {
+    let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
+    volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
+    volumes.push(format!(
+        "{SHARE}/traefik.yaml:/var/lib/rancher/k3s/server/manifests/wiki-traefik.yaml"
+    ));
+    if let Some(folder) = machine::btrfs_device().as_deref().and_then(Path::parent) {
+        volumes.push(format!("{0}:{0}", folder.display()));
+    }
+    // Of two with one name either may win: k3d keeps them in a map, whose order is a random one.
+    let kubelet = KUBELET_ARGS
+        .iter()
+        .filter(|(name, _)| config.kubelet_arg(name).is_none())
+        .map(|(name, value)| format!("--kubelet-arg={name}={value}"));
+    let k3s = ["--disable=metrics-server".to_owned()]
+        .into_iter()
+        .chain(kubelet)
+        .chain(config.k3s_args.iter().cloned());
+
+    let mut command: Vec<String> =
+        ["cluster", "create", NAME, "--image", &contents.node, "--token", TOKEN, "--no-lb"]
+            .map(str::to_owned)
+            .into();
+    command.extend(
+        ["--port", "8080:80@server:0:direct", "--api-port", "127.0.0.1:6443"].map(str::to_owned),
+    );
+    command.push("--kubeconfig-update-default=false".into());
+    command.extend(volumes.iter().flat_map(|volume| ["--volume".into(), on_the_node(volume)]));
+    command.extend(k3s.flat_map(|argument| ["--k3s-arg".into(), on_the_node(&argument)]));
+    command
+}
+
+/// What k3d takes an @ for, and a backslash before one, is in `SplitFiltersFromFlag` of its cmd/util/filter.go.
+fn on_the_node(value: &str) -> String {
+    let escape = if value.ends_with('\\') { "\\" } else { "" };
+    format!("{}{escape}@server:0", value.replace('@', "\\@"))
+}
+
+fn clear(has_data: bool) -> Result<(), String> {
+    run(SHORT, "k3d", &["cluster", "delete", NAME])?;
+    // k3d leaves it where no node is left to name it, and the next node would be in it.
+    let filter = format!("name=^{NETWORK}$");
+    let left = run(SHORT, "docker", &["network", "ls", "--quiet", "--filter", &filter])?;
+    for network in left.lines() {
+        run(SHORT, "docker", &["network", "rm", network])?;
+    }
+    if !has_data {
+        for (name, _) in VOLUMES {
+            run(SHORT, "docker", &["volume", "rm", "--force", name])?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes kubectl, helm and k3d work for everyone in the container.

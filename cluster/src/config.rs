@@ -1,6 +1,7 @@
 //! What the image brings, and what the user has set. Everything is checked before anything is started.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 use std::{env, fs};
 
@@ -13,6 +14,8 @@ pub const SHARE: &str = "/usr/share/wiki-cluster";
 pub const RELEASE: &str = "wiki-release";
 /// Made at every start: the values that come from the environment.
 const VALUES_OF_ENVIRONMENT: &str = "/run/wiki-cluster-values.json";
+/// A block for tests of network devices (RFC 2544), which no network that a machine is in should use.
+const ADDRESS_POOL: &str = "198.18.0.0/15";
 /// Options that this program gives to k3s itself, or whose change would lose the data.
 const OWN_OPTIONS: [&str; 6] =
     ["--cluster-init", "--config", "--data-dir", "--disable", "--node-name", "--token"];
@@ -45,6 +48,8 @@ impl Contents {
 pub struct Config {
     pub values: Vec<String>,
     pub k3s_args: Vec<String>,
+    /// Where the networks of the Docker inside are, each of them a /24.
+    pub address_pool: String,
 }
 
 impl Config {
@@ -65,7 +70,9 @@ impl Config {
         }
         let k3s_args =
             parse_k3s_args(&variable("K3S_ARGS").unwrap_or_default(), &contents.k3s_options)?;
-        let config = Config { values, k3s_args };
+        let address_pool = variable("DOCKER_ADDRESS_POOL").unwrap_or_else(|| ADDRESS_POOL.into());
+        check_address_pool(&address_pool)?;
+        let config = Config { values, k3s_args, address_pool };
         config.render(contents)?;
         Ok(config)
     }
@@ -73,6 +80,15 @@ impl Config {
     /// `--values` for each file, the later ones winning.
     pub fn helm_values(&self) -> Vec<&str> {
         self.values.iter().flat_map(|path| ["--values", path]).collect()
+    }
+
+    /// What the user has set for an option of the kubelet: `NAME=VALUE`, in k3s also with dashes before it.
+    pub fn kubelet_arg(&self, name: &str) -> Option<&str> {
+        self.k3s_args.iter().rev().find_map(|argument| {
+            let (option, value) = argument.strip_prefix("--kubelet-arg=")?.split_once('=')?;
+            let option = option.trim_start_matches('-').trim_end_matches(['+', '-']);
+            (option.replace('_', "-") == name).then_some(value)
+        })
     }
 
     /// The chart judges the values by its schema; port 8080 needs some of them as they are.
@@ -127,12 +143,29 @@ fn check_password(password: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn check_address_pool(pool: &str) -> Result<(), String> {
+    let parts = pool.split_once('/').and_then(|(address, prefix)| {
+        Some((address.parse::<Ipv4Addr>().ok()?, prefix.parse::<u32>().ok()?))
+    });
+    match parts {
+        Some((address, 8..=22)) if !address.is_unspecified() => Ok(()),
+        _ => Err(format!(
+            "DOCKER_ADDRESS_POOL: {pool} is no IPv4 network of /8 to /22, such as {ADDRESS_POOL}"
+        )),
+    }
+}
+
 fn parse_k3s_args(text: &str, known: &[String]) -> Result<Vec<String>, String> {
     let arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     for argument in &arguments {
         let option = argument.split('=').next().unwrap_or_default();
         if !option.starts_with("--") {
             return Err(format!("K3S_ARGS: {argument} is not an option: write --option=value"));
+        }
+        if argument.contains("\\@") {
+            return Err(format!(
+                "K3S_ARGS: {argument}: k3d cannot pass on a backslash before an @"
+            ));
         }
         if OWN_OPTIONS.contains(&option) {
             return Err(format!("K3S_ARGS: {option} is set by the image itself"));
@@ -162,6 +195,7 @@ mod tests {
                 .contains("max-pods=50 is not an option")
         );
         assert!(parse("--no-such=1").unwrap_err().contains("has no option --no-such"));
+        assert!(parse("--debug=\\@").unwrap_err().contains("backslash before an @"));
         assert!(parse("--token=x").unwrap_err().contains("--token is set by the image"));
     }
 

@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
-use crate::process::wait_for;
-use crate::report::last_lines;
+use crate::process::{last_lines, wait_for};
 
 pub const LOG: &str = "/var/log/dockerd.log";
 const SOCKET: &str = "/run/docker.sock";
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Starts it and waits until it answers. Its settings are in /etc/docker/daemon.json.
-pub fn start() -> Result<Child, String> {
+/// Starts it and waits until it answers. Its other settings are in /etc/docker/daemon.json.
+pub fn start(address_pool: &str) -> Result<Child, String> {
     // What was left by a container that was killed: nothing of it is alive.
     for left in ["/run/docker", "/run/containerd", "/run/docker.pid", SOCKET] {
         _ = fs::remove_dir_all(left).or_else(|_| fs::remove_file(left));
@@ -25,7 +24,10 @@ pub fn start() -> Result<Child, String> {
     let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
     let errors = log.try_clone().map_err(|error| format!("{LOG}: {error}"))?;
     let mut command = Command::new("dockerd");
+    command.arg(format!("--default-address-pool=base={address_pool},size=24"));
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    // Ctrl-C goes to a terminal's whole group of processes, and dockerd is to end after the node.
+    command.process_group(0);
     // A child inherits which signals are blocked, and may pass that on to the containers, which then never hear that they
     // have to stop.
     // SAFETY: it is one system call, which may be made between fork and exec.

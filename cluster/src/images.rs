@@ -1,13 +1,15 @@
-//! The images of the release, in the node's containerd.
+//! The images: the node's in the Docker inside, those of the release in the node's containerd.
 
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::cgroups;
 use crate::cluster::NODE;
-use crate::config::SHARE;
+use crate::config::{Contents, SHARE};
 use crate::process::{run, run_with_input, wait_for};
 
+const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Of the node, from nothing to its containerd.
@@ -15,6 +17,17 @@ const CONTAINERD: Duration = Duration::from_secs(600);
 /// Each attempt is a process in a node that has other things to do.
 const BETWEEN: Duration = Duration::from_millis(500);
 const CTR: [&str; 5] = [NODE, "k3s", "ctr", "--namespace", "k8s.io"];
+/// Run in the node, with the names as arguments.
+const PIN: &str = "for image; do \
+    k3s ctr --namespace k8s.io images label \"$image\" io.cri-containerd.pinned=pinned || exit 1; done";
+
+pub fn load_node(contents: &Contents) -> Result<(), String> {
+    if run(SHORT, "docker", &["image", "inspect", &contents.node]).is_ok() {
+        return Ok(());
+    }
+    let archive = format!("{SHARE}/node/{}.tar.zst", contents.node.replace(':', "-"));
+    unpack_into(&archive, &["load", "--quiet"])
+}
 
 /// Imports what is not there, when the node's containerd answers.
 pub fn import(images: &[String]) -> Result<(), String> {
@@ -22,7 +35,7 @@ pub fn import(images: &[String]) -> Result<(), String> {
         ["exec"].into_iter().chain(CTR).chain(["images", "ls", "--quiet"]).collect();
     let mut last = Err(String::new());
     wait_for(CONTAINERD, || {
-        last = run(LIMIT, "docker", &list);
+        last = ready_for_exec().and_then(|()| run(LIMIT, "docker", &list));
         if last.is_err() {
             thread::sleep(BETWEEN);
         }
@@ -41,8 +54,32 @@ pub fn import(images: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// An error as long as nothing may be run in the node.
+fn ready_for_exec() -> Result<(), String> {
+    let pid = run(SHORT, "docker", &["container", "inspect", "--format", "{{.State.Pid}}", NODE])?;
+    if cgroups::are_delegated_in(pid.trim()) {
+        Ok(())
+    } else {
+        Err(format!("{NODE} does not hand its cgroups on"))
+    }
+}
+
+/// Keeps the kubelet from deleting images when the disk is full: nobody could pull them again.
+pub fn pin() -> Result<(), String> {
+    let unpinned = "labels.\"io.cri-containerd.pinned\"!=pinned";
+    let list = [&["exec"], &CTR[..], &["images", "ls", "--quiet", unpinned]].concat();
+    let names = run(SHORT, "docker", &list)?;
+    let mut arguments = vec!["exec", NODE, "sh", "-c", PIN, "sh"];
+    // An image is pinned by one of its names; the others are digests.
+    arguments.extend(names.lines().filter(|name| !name.contains("sha256:")));
+    if arguments.len() > 6 {
+        run(LIMIT, "docker", &arguments)?;
+    }
+    Ok(())
+}
+
 /// `zstd --decompress ARCHIVE | docker ARGUMENTS`
-pub fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
+fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
     let mut zstd = Command::new("zstd")
         .args(["--decompress", "--stdout", "--quiet", archive])
         .stdout(Stdio::piped())

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::net::if_::if_nametoindex;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::{health, process};
+use crate::config::Config;
+use crate::{cgroups, health, process};
 
 const GIB: u64 = 1 << 30;
 /// What the chart's pods ask for (1.5 GiB), and k3s and dockerd (1 GiB).
@@ -22,9 +23,12 @@ const INOTIFY: [(&str, u32); 2] = [("max_user_instances", 8192), ("max_user_watc
 
 pub const DATA: &str = "/var/lib/docker";
 
-pub fn check(first_boot: bool) -> Result<(), String> {
+pub fn check(config: &Config, first_boot: bool) -> Result<(), String> {
+    user_namespace(config)?;
+    cgroups::check(config)?;
     memory()?;
     overlayfs()?;
+    btrfs()?;
     disk(if first_boot { DISK_AT_FIRST } else { DISK })?;
     bridge_filter()?;
     iptables()?;
@@ -32,7 +36,7 @@ pub fn check(first_boot: bool) -> Result<(), String> {
 }
 
 /// Changes to the kernel's settings that need no restart of anything.
-pub fn prepare() {
+pub fn prepare() -> Result<(), String> {
     for (limit, least) in INOTIFY {
         let path = format!("/proc/sys/fs/inotify/{limit}");
         let now = fs::read_to_string(&path)
@@ -48,20 +52,7 @@ pub fn prepare() {
     if fs::read_dir(security).is_ok_and(|mut files| files.next().is_none()) {
         _ = mount(Some("none"), security, Some("securityfs"), MsFlags::empty(), None::<&str>);
     }
-    delegate_cgroups();
-}
-
-/// cgroup v2 hands controllers on only from a group without processes of its own.
-fn delegate_cgroups() {
-    let root = Path::new("/sys/fs/cgroup");
-    let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) else { return };
-    let init = root.join("init");
-    _ = fs::create_dir(&init);
-    for pid in fs::read_to_string(root.join("cgroup.procs")).unwrap_or_default().lines() {
-        _ = fs::write(init.join("cgroup.procs"), pid);
-    }
-    let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
-    _ = fs::write(root.join("cgroup.subtree_control"), all.join(" "));
+    cgroups::delegate()
 }
 
 /// First of all: without it the others cannot tell.
@@ -79,6 +70,19 @@ pub fn check_privileged() -> Result<(), String> {
         return Err("it runs a cluster inside, which takes `docker run --privileged`".into());
     }
     Ok(())
+}
+
+fn user_namespace(config: &Config) -> Result<(), String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = map.is_empty() || map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let gates = config.kubelet_arg("feature-gates").unwrap_or_default();
+    if whole || gates.split(',').any(|gate| gate == "KubeletInUserNamespace=true") {
+        Ok(())
+    } else {
+        Err("it is in a user namespace (a rootless Docker or Podman), in which the kubelet does not start: take a Docker that \
+             runs as root, or try K3S_ARGS=--kubelet-arg=feature-gates=KubeletInUserNamespace=true"
+            .into())
+    }
 }
 
 fn memory() -> Result<(), String> {
@@ -162,6 +166,41 @@ fn overlayfs() -> Result<(), String> {
     }
 }
 
+/// The kubelet asks the device of a btrfs for its number, by the name with which it was mounted.
+fn btrfs() -> Result<(), String> {
+    match btrfs_device() {
+        Some(device) if !device.exists() => {
+            let folder = device.parent().unwrap_or(&device).display();
+            Err(format!(
+                "the volume at {DATA} is on a btrfs of {}, which is not in this container, and without it the kubelet does \
+                 not start: add --volume {folder}:{folder} to docker run",
+                device.display()
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As LUKS and LVM name them, by links, which Docker does not bring into a container.
+pub fn btrfs_device() -> Option<PathBuf> {
+    device_of(Path::new(DATA), &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// `mounts` is as proc_pid_mountinfo(5) has it.
+fn device_of(path: &Path, mounts: &str) -> Option<PathBuf> {
+    let (_, kind, source) = mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, file_system) = line.split_once(" - ")?;
+            let mut file_system = file_system.split(' ');
+            Some((mount.split(' ').nth(4)?, file_system.next()?, Path::new(file_system.next()?)))
+        })
+        .filter(|(point, ..)| path.starts_with(point))
+        .max_by_key(|(point, ..)| point.len())?;
+    let in_a_folder = source.starts_with("/dev") && source.parent() != Some(Path::new("/dev"));
+    (kind == "btrfs" && in_a_folder).then(|| source.into())
+}
+
 /// Without it, a pod cannot reach another one on its node by the address of a Service.
 fn bridge_filter() -> Result<(), String> {
     let there = || Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists();
@@ -181,7 +220,7 @@ fn iptables() -> Result<(), String> {
     for table in ["nat", "filter"] {
         process::run(Duration::from_secs(30), "iptables", &["--wait", "--table", table, "--numeric", "--list"]).map_err(
             |error| {
-                format!("the kernel has no iptables: `modprobe nf_tables nft_compat` on the machine that runs Docker ({error})")
+                format!("the kernel has no iptables: `modprobe -a nf_tables nft_compat` on the machine that runs Docker ({error})")
             },
         )?;
     }
@@ -192,4 +231,22 @@ fn port() -> Result<(), String> {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, health::PORT)).map(drop).map_err(|error| {
         format!("port {} inside is taken ({error}): leave out --network=host, or stop what listens there", health::PORT)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_of_a_btrfs() {
+        let root = "1 0 0:26 / / rw - overlay overlay rw\n";
+        let device = |line: &str| device_of(Path::new(DATA), &format!("{root}{line}"));
+        let luks =
+            "2 1 0:40 /@/v /var/lib/docker rw,noatime shared:7 - btrfs /dev/mapper/luks-1 rw,ssd";
+        assert_eq!(device(luks).unwrap(), Path::new("/dev/mapper/luks-1"));
+        assert_eq!(device("2 1 0:40 /v /var/lib/docker rw - btrfs /dev/sda5 rw"), None);
+        assert_eq!(device("2 1 254:0 /v /var/lib/docker rw - ext4 /dev/mapper/vg-root rw"), None);
+        assert_eq!(device("2 1 0:40 /v /var/lib/other rw - btrfs /dev/mapper/luks-1 rw"), None);
+        assert_eq!(device(""), None);
+    }
 }

@@ -1,13 +1,16 @@
 //! Boots the cluster image: dockerd, in it a k3d node, in that the release; and looks after it.
 
 mod backup;
+mod cgroups;
 mod cluster;
 mod config;
 mod dockerd;
+mod explain;
 mod health;
 mod images;
 mod init;
 mod machine;
+mod pods;
 mod process;
 mod release;
 mod report;
@@ -33,6 +36,7 @@ Environment of the container, all of it optional:
   WIKI_VALUES             a YAML file in the container with values for the chart
   GRAFANA_ADMIN_PASSWORD  password of Grafana's first login, made at the first start
   K3S_ARGS                further options for `k3s server`, as in: --kubelet-arg=max-pods=50
+  DOCKER_ADDRESS_POOL     where the networks of the Docker inside are; 198.18.0.0/15 unless it is set
 ";
 
 fn main() -> ExitCode {

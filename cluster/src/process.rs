@@ -99,6 +99,11 @@ pub fn one_line(text: &str) -> String {
     lines.join(" ")
 }
 
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 /// Waits until `condition` gives something; None after `limit`.
 pub fn wait_for<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();

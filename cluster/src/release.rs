@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Config, RELEASE, SHARE};
 use crate::process::{run, wait_for};
-use crate::{health, report};
+use crate::{health, pods};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Grafana and Prometheus have some work to do at their first start; a slow disk makes it long.
@@ -54,12 +54,13 @@ pub fn wait_until_ready() -> Result<(), String> {
         "kubectl",
         &["rollout", "status", "deployment,statefulset", &selector, &timeout],
     )
-    .map_err(|error| match report::waiting_for() {
-        Some(pods) => format!("{pods} ({error})"),
+    .map_err(|error| match pods::waiting_for() {
+        Some(waiting) => format!("{waiting} ({error})"),
         None => error,
     })?;
     let mut last = Ok(());
-    wait_for(LIMIT, || {
+    // k3s installs Traefik by jobs of its own, which may come last.
+    wait_for(READY, || {
         last = health::api();
         last.is_ok().then_some(())
     });

@@ -1,14 +1,13 @@
 //! What a user reads in `docker logs`.
 
-use std::fs;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{Contents, RELEASE};
-use crate::{cluster, dockerd, health, process};
+use crate::config::Contents;
+use crate::health;
 
 const STEPS: usize = 6;
 /// Set when the end has come: what is under way then has nothing more to say.
@@ -68,10 +67,7 @@ pub fn step<T: Send>(
             Ok(value)
         }
         Err(error) if STOPPING.load(Ordering::Relaxed) => Err(error),
-        Err(error) => {
-            explain();
-            Err(format!("{name} failed after {seconds:.0} s: {error}"))
-        }
+        Err(error) => Err(format!("{name} failed after {seconds:.0} s: {error}")),
     }
 }
 
@@ -80,70 +76,4 @@ pub fn urls() -> String {
     format!(
         "  API      {base}/users\n  docs     {base}/docs and {base}/redoc\n  metrics  {base}/metrics\n  Grafana  {base}/grafana/"
     )
-}
-
-/// Pods that are not ready, with what holds them up.
-pub fn waiting_for() -> Option<String> {
-    let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
-    let pods = crate::status::pods(&selector).ok()?;
-    let waiting: Vec<String> = pods
-        .iter()
-        .filter(|pod| !pod.ready)
-        .map(|pod| format!("{} {}", pod.name, pod.state))
-        .collect();
-    (!waiting.is_empty()).then(|| waiting.join(", "))
-}
-
-/// What a person would look at when a step has failed. Parts that are not up yet have nothing to say.
-fn explain() {
-    let limit = Duration::from_secs(15);
-    let show = |title: &str, program: &str, arguments: &[&str]| {
-        if let Ok(text) = process::run(limit, program, arguments)
-            && !text.trim().is_empty()
-        {
-            say(&format!("--- {title}"));
-            say(&last_lines(&text, 40));
-        }
-    };
-    if dockerd::answers() && cluster::exists() {
-        show(
-            "pods",
-            "kubectl",
-            &["get", "pods", "--all-namespaces", "--output=wide", "--request-timeout=10s"],
-        );
-        show(
-            "events",
-            "kubectl",
-            &[
-                "get",
-                "events",
-                "--all-namespaces",
-                "--sort-by=.lastTimestamp",
-                "--request-timeout=10s",
-            ],
-        );
-        let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
-        show(
-            "logs of the release",
-            "kubectl",
-            &[
-                "logs",
-                &selector,
-                "--all-containers",
-                "--prefix",
-                "--tail=8",
-                "--request-timeout=10s",
-            ],
-        );
-        show("log of the node", "docker", &["logs", "--tail=15", cluster::NODE]);
-    }
-    if let Ok(log) = fs::read_to_string(dockerd::LOG) {
-        say("--- log of dockerd");
-        say(&last_lines(&log, 15));
-    }
-}
-
-pub fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
 }

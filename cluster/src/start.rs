@@ -11,10 +11,11 @@ use nix::unistd::Pid;
 
 use crate::cluster::{self, Node};
 use crate::config::{Config, Contents};
+use crate::explain::explain;
 use crate::process::{POLL, wait_for};
 use crate::report::{self, say, step};
 use crate::state::Volume;
-use crate::{dockerd, images, machine, release};
+use crate::{dockerd, health, images, machine, pods, release};
 
 /// `docker stop` gives ten seconds; what takes longer is killed.
 const STOP_NODE: Duration = Duration::from_secs(7);
@@ -39,39 +40,57 @@ fn boot() -> Result<(), String> {
     machine::check_privileged()?;
     let mut volume = Volume::open()?;
     volume.refuse_downgrade(&contents)?;
-    machine::check(volume.state.node.is_none())?;
     let config = Config::read(&contents)?;
+    machine::check(&config, volume.state.node.is_none())?;
 
+    steps(&contents, &config, &mut volume).inspect_err(|_| {
+        if !report::STOPPING.load(Ordering::Relaxed) {
+            explain();
+        }
+    })?;
+    say(&format!("Ready after {:.0} s:", start.elapsed().as_secs_f64()));
+    say(&report::urls());
+    Ok(())
+}
+
+fn steps(contents: &Contents, config: &Config, volume: &mut Volume) -> Result<(), String> {
     step(
         1,
         "docker",
         || None,
         || {
-            machine::prepare();
-            *DOCKERD.lock().unwrap() = Some(dockerd::start()?);
+            machine::prepare()?;
+            *DOCKERD.lock().unwrap() = Some(dockerd::start(&config.address_pool)?);
             Ok(())
         },
     )?;
-    step(2, "node image", || None, || cluster::load_image(&contents))?;
+    step(2, "node image", || None, || images::load_node(contents))?;
     let importing = step(
         3,
         "cluster",
         || None,
         || {
-            let node = Node::find_or_clear(&config, &contents, &volume)?;
+            let node = Node::find_or_clear(config, contents, volume)?;
             // Meanwhile: the node's containerd answers long before all of it does.
             let images = contents.images.clone();
             let importing = thread::spawn(move || images::import(&images));
-            node.start(&mut volume)?;
+            node.start(contents, volume)?;
             Ok(importing)
         },
     )?;
     step(4, "images", || None, || importing.join().expect("it does not panic"))?;
-    step(5, "release", || None, || release::install(&config))?;
-    step(6, "ready", report::waiting_for, release::wait_until_ready)?;
-    say(&format!("Ready after {:.0} s:", start.elapsed().as_secs_f64()));
-    say(&report::urls());
-    Ok(())
+    step(5, "release", || None, || release::install(config))?;
+    step(
+        6,
+        "ready",
+        || pods::waiting_for().or_else(|| health::api().err()),
+        || {
+            release::wait_until_ready()?;
+            // The kubelet is at work, so k3s has let go of its own pins, which it does at each start.
+            images::pin().unwrap_or_else(|error| say(&format!("No image is pinned: {error}")));
+            Ok(())
+        },
+    )
 }
 
 /// The container lives as long as dockerd does.

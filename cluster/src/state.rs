@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Contents;
@@ -16,13 +18,16 @@ const DIRECTORY: &str = "/var/lib/docker/wiki-cluster";
 pub struct State {
     /// Those of the image that started on it last.
     pub versions: BTreeMap<String, String>,
-    /// The node that was made to its end. Without one there is nothing yet that anybody could have written to.
+    /// The node that was made to its end, empty while another one takes its place. Without one there is nothing yet that
+    /// anybody could have written to.
     pub node: Option<String>,
 }
 
+/// Kept as long as the process lives: what it has started goes on with the volume.
+static LOCK: OnceLock<File> = OnceLock::new();
+
 pub struct Volume {
     pub state: State,
-    _lock: File,
 }
 
 impl Volume {
@@ -34,6 +39,7 @@ impl Volume {
             "another container is using the volume at /var/lib/docker: stop that one first"
                 .to_owned()
         })?;
+        _ = LOCK.set(lock);
         let state = match fs::read(file()) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| format!("{}: {error}", file().display()))?,
@@ -41,7 +47,7 @@ impl Volume {
             // To take it for empty would delete the data.
             Err(error) => return Err(format!("{}: {error}", file().display())),
         };
-        Ok(Volume { state, _lock: lock })
+        Ok(Volume { state })
     }
 
     pub fn refuse_downgrade(&self, contents: &Contents) -> Result<(), String> {
@@ -72,7 +78,7 @@ fn refuse_downgrade(
 ) -> Result<(), String> {
     for program in ["wiki-cluster", "k3s"] {
         if let (Some(old), Some(new)) = (old.get(program), new.get(program))
-            && numbers(new) < numbers(old)
+            && parse(new)? < parse(old)?
         {
             return Err(format!(
                 "downgrade refused: the volume at /var/lib/docker was used by {program} {old}, and this image has {new}; \
@@ -81,9 +87,9 @@ fn refuse_downgrade(
         }
     }
     if let (Some(old), Some(new)) = (old.get("postgresql"), new.get("postgresql"))
-        && numbers(old).first() != numbers(new).first()
+        && major(old) != major(new)
     {
-        let way = if numbers(new) < numbers(old) {
+        let way = if major(new) < major(old) {
             "take an image with that one"
         } else {
             "make a backup with the old image and restore it on a new volume"
@@ -95,9 +101,14 @@ fn refuse_downgrade(
     Ok(())
 }
 
-/// `1.35.5+k3s1` is 1, 35, 5, 3, 1.
-fn numbers(version: &str) -> Vec<u64> {
-    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+/// Unlike the specification, this compares what comes after a plus sign, too: `1.35.5+k3s2` follows `1.35.5+k3s1`.
+fn parse(version: &str) -> Result<Version, String> {
+    Version::parse(version).map_err(|error| format!("the version {version}: {error}"))
+}
+
+/// `16.9` is 16, and so is `16rc1`.
+fn major(version: &str) -> Option<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -118,6 +129,13 @@ mod tests {
         assert_eq!(refused(now(), now()), None);
         assert_eq!(refused(now(), versions("0.10.0", "1.36.0+k3s1", "16.10")), None);
         assert_eq!(refused(now(), versions("0.9.0", "1.35.5+k3s2", "16.8")), None);
+        assert_eq!(refused(versions("0.9.0-rc1", "1.35.5-rc1+k3s1", "16rc1"), now()), None);
+        assert_eq!(refused(now(), versions("0.9.1-rc1", "1.35.6-rc1+k3s1", "16.9")), None);
+        assert!(
+            refused(now(), versions("0.9.0-rc1", "1.35.5+k3s1", "16.9"))
+                .unwrap()
+                .contains("this image has 0.9.0-rc1")
+        );
         assert!(
             refused(now(), versions("0.8.9", "1.35.5+k3s1", "16.9"))
                 .unwrap()

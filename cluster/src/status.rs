@@ -1,20 +1,8 @@
 //! `wiki-status`: how everything is, in some lines.
 
-use std::time::Duration;
-
-use serde_json::Value;
-
 use crate::config::Contents;
-use crate::process::run as run_command;
 use crate::report::{self, say};
-use crate::{cluster, dockerd, health};
-
-pub struct Pod {
-    pub name: String,
-    pub ready: bool,
-    pub restarts: u64,
-    pub state: String,
-}
+use crate::{cluster, dockerd, health, pods};
 
 pub fn run() -> Result<(), String> {
     let contents = Contents::read()?;
@@ -27,7 +15,7 @@ pub fn run() -> Result<(), String> {
     }
     let mut healthy = health::api();
     say("");
-    let pods = pods("--all-namespaces")?;
+    let pods = pods::list("--all-namespaces")?;
     let width = pods.iter().map(|pod| pod.name.len()).max().unwrap_or(0);
     say(&format!("{:width$}  ready  restarts  state", "pod"));
     for pod in &pods {
@@ -40,57 +28,4 @@ pub fn run() -> Result<(), String> {
         healthy = healthy.and(Err(format!("{} is not ready: {}", pod.name, pod.state)));
     }
     healthy
-}
-
-/// Those that should be running; what has ended well is left out.
-pub fn pods(which: &str) -> Result<Vec<Pod>, String> {
-    let limit = Duration::from_secs(15);
-    let text = run_command(
-        limit,
-        "kubectl",
-        &["get", "pods", which, "--output=json", "--request-timeout=10s"],
-    )?;
-    let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    Ok(items.iter().filter(|pod| pod["status"]["phase"] != "Succeeded").map(read_pod).collect())
-}
-
-fn read_pod(pod: &Value) -> Pod {
-    let status = &pod["status"];
-    let containers = status["containerStatuses"].as_array().cloned().unwrap_or_default();
-    let reason = containers
-        .iter()
-        .flat_map(|container| {
-            [&container["state"]["waiting"]["reason"], &container["state"]["terminated"]["reason"]]
-        })
-        .find_map(Value::as_str)
-        .or_else(|| status["phase"].as_str());
-    let ready =
-        !containers.is_empty() && containers.iter().all(|container| container["ready"] == true);
-    let reason =
-        reason.map(|reason| if reason == "Running" && !ready { "NotReady" } else { reason });
-    Pod {
-        name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
-        ready,
-        restarts: containers
-            .iter()
-            .filter_map(|container| container["restartCount"].as_u64())
-            .sum(),
-        state: reason.unwrap_or("Unknown").to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pod_that_waits_says_for_what() {
-        let pod = read_pod(&serde_json::json!({
-            "metadata": {"name": "a"},
-            "status": {"phase": "Pending", "containerStatuses": [
-                {"ready": false, "restartCount": 3, "state": {"waiting": {"reason": "ErrImagePull"}}}]}
-        }));
-        assert_eq!((pod.ready, pod.restarts, pod.state.as_str()), (false, 3, "ErrImagePull"));
-    }
 }

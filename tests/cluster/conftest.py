@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +16,11 @@ from support import helm
 from support.nix import ROOT
 
 DOUBLES = ("docker", "dockerd", "helm", "iptables", "k3d", "kubectl", "zstd")
+PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 IMAGES = ["wiki-postgresql:a", "wiki-service:b"]
 VERSIONS = {"wiki-cluster": "0.2.0", "docker": "29.1.0", "k3s": "1.35.5+k3s1", "postgresql": "16.9"}
+
+UNSHARE = ["unshare", "--mount", "--mount-proc", "--net", "--cgroup", "--pid", "--fork"]
 
 
 class Machine:
@@ -29,6 +36,8 @@ class Machine:
         for image in [*IMAGES, "wiki-k3s:n"]:
             kind = "node" if "k3s" in image else "images"
             (self.share / kind / f"{image.replace(':', '-')}.tar.zst").write_text(image)
+        (self.share / "airgap/k3s.tar.zst").write_text(PAUSE)
+        (self.share / "airgap/.cache.json").touch()
         (self.share / "values.yaml").write_text("{}")
         self.describe()
         package = ["package", str(helm.CHART), "--destination", str(directory)]
@@ -56,6 +65,8 @@ class Machine:
             for folder in /run /root /usr/share /var/lib /var/log /sys/fs/cgroup; do
               mount -t tmpfs tmpfs $folder
             done
+            echo cpuset cpu io memory hugetlb pids >/sys/fs/cgroup/cgroup.controllers
+            touch /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.subtree_control
             mkdir /var/lib/docker /usr/share/wiki-cluster
             mount --bind {self.volume} /var/lib/docker
             mount --bind {self.share} /usr/share/wiki-cluster
@@ -66,7 +77,7 @@ class Machine:
         inherited = {"PATH": f"{self.directory}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "RUN": ""}
         own = {"REAL_HELM": str(self.directory / "real-helm"), "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+            [*UNSHARE, "--kill-child", "sh", "-c", script],
             env=inherited | own | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,24 +86,43 @@ class Machine:
 
     def boot(self, **options: str) -> list[str]:
         """Starts, waits until it is ready, stops; what it printed."""
+        with self.run(**options) as (process, lines):
+            os.kill(self.first_process(process), signal.SIGTERM)
+            assert process.stdout
+            lines.extend(process.stdout.read().splitlines())
+            assert process.wait(timeout=30) == 0, "\n".join(lines)
+        return lines
+
+    @contextmanager
+    def run(self, **options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+        """Starts and waits until it is ready; ends it, if that is not done inside."""
         process = self.start(**options)
         assert process.stdout
         lines = []
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if "/grafana/" in line:
-                break
-        else:
-            pytest.fail("it ended:\n" + "\n".join(lines))
-        stop(process)
-        lines += process.stdout.read().splitlines()
-        assert process.wait(timeout=30) == 0, "\n".join(lines)
-        return lines
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if "/grafana/" in line:
+                    break
+            else:
+                pytest.fail("it ended:\n" + "\n".join(lines))
+            yield process, lines
+        finally:
+            process.kill()
+            process.wait()
+
+    def first_process(self, process: subprocess.Popen[str]) -> int:
+        """What is process 1 in there."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(children[0])
 
     def refuse(self, **options: str) -> str:
         """Starts where it should end by itself with an error; the last line."""
         process = self.start(**options)
-        text, _ = process.communicate(timeout=60)
+        try:
+            text, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == 1, text
         self.output = text
         return text.splitlines()[-1]
@@ -102,28 +132,26 @@ class Machine:
         path = self.volume / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the doubles remember."""
+        memory: dict[str, Any] = json.loads((self.volume / "double.json").read_text())
+        return memory
+
     def forget_calls(self) -> None:
         (self.volume / "calls").unlink(missing_ok=True)
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    """SIGTERM to what is process 1 in there."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), 15)
-
-
 @pytest.fixture(scope="session")
 def program() -> Path:
-    command = ["cargo", "build", "--quiet", "--release", "--locked"]
+    command = ["cargo", "build", "--quiet", "--locked"]
     subprocess.run(command, cwd=ROOT / "cluster", check=True)
-    return ROOT / "cluster/target/release/wiki-cluster"
+    return ROOT / "cluster/target/debug/wiki-cluster"
 
 
 @pytest.fixture
 def machine(tmp_path: Path, program: Path) -> Machine:
-    probe = subprocess.run(
-        ["unshare", "--mount", "--net", "--pid", "--fork", "true"], check=False, capture_output=True
-    )
+    probe = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True)
     if probe.returncode:
         pytest.skip("no namespaces of its own for the start program: this takes root")
     return Machine(tmp_path, program)

@@ -2,21 +2,33 @@
 """Answers as dockerd, docker, k3d, kubectl, helm, zstd and iptables did in a real boot.
 
 It goes by the name it is called by, remembers what was done on the volume, and notes each call
-there. BROKEN in the environment names what fails.
+there. BROKEN in the environment names what fails. Where the real programs refuse, it does, too.
 """
 
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_network
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 MEMORY = Path("/var/lib/docker/double.json")  # outlives the container, as the real things do
 CALLS = Path("/var/lib/docker/calls")
+CGROUP = Path("/sys/fs/cgroup")
+NODE = Path("/run/node")  # its process, and how far it is
+BROKEN = os.environ.get("BROKEN")
+PIN, K3S_PIN = "io.cri-containerd.pinned", "io.cattle.k3s.pinned"
+PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 PODS = {
     "items": [
         {
@@ -28,18 +40,36 @@ PODS = {
                 ],
             },
         }
-        for name, ready in {"api": True, "grafana": os.environ.get("BROKEN") != "pods"}.items()
+        for name, ready in {"api": True, "grafana": BROKEN != "pods"}.items()
     ]
 }
 
 
 def recall() -> dict:
-    empty = {"images": [], "imported": [], "node": None, "release": None}
+    empty = {
+        "images": [],
+        "imported": {},  # labels by name, in the volume wiki-k3s
+        "node": None,  # its label, arguments, volumes, and whether k3d has put its files into it
+        "network": None,
+        "pool": None,
+        "release": None,
+    }
     return json.loads(MEMORY.read_text()) if MEMORY.exists() else empty
 
 
+@contextmanager
+def memory() -> Iterator[dict]:
+    """To be changed, by one at a time."""
+    with MEMORY.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = recall()
+        yield content
+        MEMORY.write_text(json.dumps(content))
+
+
 def remember(**changes: object) -> None:
-    MEMORY.write_text(json.dumps(recall() | changes))
+    with memory() as content:
+        content.update(changes)
 
 
 def note(call: str) -> None:
@@ -47,18 +77,29 @@ def note(call: str) -> None:
         calls.write(f"{call}\n")
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     sys.exit(message)
 
 
-def dockerd() -> None:
+def dockerd(*arguments: str) -> None:
     status = Path("/proc/self/status").read_text().splitlines()
     (blocked,) = (line.split()[1] for line in status if line.startswith("SigBlk:"))
     note(f"blocked signals: {blocked}")
+    pools = [re.findall(r"base=(.*),size=24", each) for each in arguments]
+    ((pool,),) = pools or [["172.17.0.0/16"]]
+    (first, *_) = ip_network(pool).subnets(new_prefix=24)
+    note(f"docker0: {first}")
+    remember(pool=pool)
     server = socket.socket(socket.AF_UNIX)
     server.bind("/run/docker.sock")
     server.listen()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def end(number: int, _: object) -> None:
+        note(f"dockerd heard {signal.Signals(number).name}")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     print("API listen on /run/docker.sock", flush=True)
     while True:
         client, _ = server.accept()
@@ -68,40 +109,254 @@ def dockerd() -> None:
 
 
 def docker(*arguments: str) -> None:
-    memory = recall()
+    known = recall()
     match arguments:
         case ["image", "inspect", image]:
-            image in memory["images"] or fail(f"Error: No such image: {image}")
+            image in known["images"] or fail(f"Error: No such image: {image}")
         case ["load", *_]:
-            remember(images=[*memory["images"], sys.stdin.read().strip()])
-        case ["container", "inspect", *_]:
-            print(memory["node"] or fail("Error: No such object: k3d-wiki-server-0"))
+            with memory() as content:
+                content["images"].append(sys.stdin.read().strip())
+        case ["container", "inspect", *_, _]:
+            known["node"] or fail("Error: No such object: k3d-wiki-server-0")
+            print(node()[0] if "{{.State.Pid}}" in arguments else known["node"]["label"])
         case ["start", _]:
-            serve()
-        case ["exec", *_, "ls", "--quiet"]:
-            memory["node"] or fail("Error: No such container: k3d-wiki-server-0")
-            print("\n".join(memory["imported"]))
-        case ["exec", *_, "import", "-"]:
-            remember(
-                imported=[*memory["imported"], f"docker.io/library/{sys.stdin.read().strip()}"]
-            )
+            start()
+        case ["exec", *command]:
+            execute(*[word for word in command if word != "--interactive"])
         case ["image", "ls", *_]:
-            print("\n".join(memory["images"]))
+            print("\n".join(known["images"]))
+        case ["network" | "volume", *_]:
+            docker_stores(*arguments)
+        case ["stop", *_]:
+            node()[0] and os.kill(node()[0], signal.SIGTERM)
+        case ["image", "rm", _] | ["logs", *_]:
+            pass
+        case _:
+            fail(f"docker does not know {arguments}")
+
+
+def docker_stores(*arguments: str) -> None:
+    known = recall()
+    match arguments:
+        case ["network", "ls", "--quiet", "--filter", "name=^k3d-wiki$"]:
+            sys.stdout.write("0123456789ab\n" if known["network"] else "")
+        case ["network", "rm", "0123456789ab"]:
+            known["node"] and fail("Error response from daemon: network has active endpoints")
+            remember(network=None)
+        case ["volume", "rm", "--force", name]:
+            known["node"] and fail("Error response from daemon: volume is in use")
+            if name == "wiki-k3s":
+                remember(imported={})
+        case _:
+            fail(f"docker does not know {arguments}")
+
+
+def execute(container: str, *command: str) -> None:
+    """A new process in the node, which stands in its root cgroup as long as others do."""
+    pid, state = node()
+    if not pid or container != "k3d-wiki-server-0":
+        fail(f"Error response from daemon: container {container} is not running")
+    if state == "moving":
+        NODE.write_text(f"cgroup.subtree_control: Device or resource busy {pid}")
+        os.kill(pid, signal.SIGKILL)
+        fail("OCI runtime exec failed")
+    match command:
+        case ["k3s", "ctr", "--namespace", "k8s.io", "images", *arguments]:
+            ctr(*arguments)
+        case ["sh", "-c", script, "sh", *names]:
+            (loop,) = re.findall(r'k3s ctr --namespace k8s.io images (.* "\$image" \S+)', script)
+            for name in names:
+                ctr(*loop.replace('"$image"', name).split())
+        case _:
+            fail(f"{container} does not know {command}")
+
+
+def ctr(*arguments: str) -> None:
+    with memory() as content:
+        imported = content["imported"]
+        match arguments:
+            case ["ls", "--quiet"]:
+                print("\n".join(imported))
+            case ["ls", "--quiet", 'labels."io.cri-containerd.pinned"!=pinned']:
+                unpinned = [name for name in imported if imported[name].get(PIN) != "pinned"]
+                print("\n".join(unpinned))
+            case ["import", "-"]:
+                imported |= names(f"docker.io/library/{sys.stdin.read().strip()}")
+            case ["label", name, label] if name in imported:
+                key, value = label.split("=")
+                imported[name][key] = value
+            case _:
+                fail(f"ctr does not know {arguments}")
+
+
+def names(image: str, **labels: str) -> dict[str, dict[str, str]]:
+    """The kubelet's side of containerd gives each image a second name."""
+    return {image: labels, f"sha256:{image.encode().hex()}": {}}
 
 
 def k3d(*arguments: str) -> None:
+    known = recall()
     match arguments:
+        case ["cluster", "delete", _] if known["node"]:
+            remember(node=None, network=None)
         case ["cluster", "delete", _]:
-            remember(node=None)
+            print("INFO[0000] No nodes found for cluster 'wiki', nothing to delete.")
         case ["cluster", "create", *_]:
-            (label,) = [each for each in arguments if each.startswith("wiki-cluster.node=")]
-            remember(node=label.removeprefix("wiki-cluster.node=").removesuffix("@server:0"))
-            serve()
+            known["node"] and fail("a node with that name exists already")
+            create(arguments)
+        case ["kubeconfig", "get", _]:
+            print("kubeconfig")
+        case _:
+            fail(f"k3d does not know {arguments}")
+
+
+def create(arguments: tuple[str, ...]) -> None:
+    """What is in the way of the next one, if it is killed, stays."""
+    values: dict[str, list[str]] = {}
+    for flag, value in pairwise(arguments):
+        if flag in ("--runtime-label", "--k3s-arg", "--volume", "--port"):
+            values.setdefault(flag, []).append(on_the_node(value))
+    options = [each.split("=")[1] for each in values["--k3s-arg"] if "--kubelet-arg=" in each]
+    if len(options) != len(set(options)):
+        fail(f"k3d keeps arguments in a map: which of two comes last in {options}?")
+    (label,) = values["--runtime-label"]
+    node = {
+        "label": label.removeprefix("wiki-cluster.node="),
+        "arguments": values["--k3s-arg"],
+        "volumes": values["--volume"],
+        "is_whole": False,
+    }
+    with memory() as content:
+        _, second, *_ = ip_network(content["pool"]).subnets(new_prefix=24)
+        content["network"] = content["network"] or str(second)
+        content["node"] = node
+    if BROKEN == "k3d before its files":
+        fail("k3d is killed")
+    remember(node=node | {"is_whole": True})
+    start()
+    if BROKEN == "k3d after the start":
+        fail("k3d is killed")
+
+
+def on_the_node(flag: str) -> str:
+    """A flag's value without its node filter: k3d 5.8.3, `SplitFiltersFromFlag`."""
+    if "@" not in flag:
+        fail("FATA[0000] lacks a node filter, but there's more than one node")
+    parts, buffer = [], ""
+    *before, last = flag.split("@")
+    for part in before:
+        if part.endswith("\\") and not part.endswith("\\\\"):
+            buffer += part.removesuffix("\\") + "@"
+            continue
+        parts.append(buffer + (part.removesuffix("\\") if part.endswith("\\\\") else part))
+        buffer = ""
+    parts.append(buffer + last)
+    if len(parts) != 2:
+        fail(f"FATA[0000] Invalid flag '{flag}': only one unescaped '@' allowed")
+    if parts[1] not in ("server:0", "server:0:direct"):
+        fail(f"FATA[0000] Failed to parse node filters: {parts[1]}")
+    return parts[0]
+
+
+def start() -> None:
+    """Starts the node's container, and waits until k3s is up and running."""
+    node = recall()["node"] or fail("Error: No such container: k3d-wiki-server-0")
+    node["is_whole"] or fail('exec: "/bin/k3d-entrypoint.sh": no such file or directory')
+    handed_on = CGROUP / "cgroup.subtree_control"
+    if handed_on.exists() and "+memory" not in handed_on.read_text().split():
+        fail("runc create failed: the memory controller is not available")
+    NODE.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        ["unshare", "--mount", sys.executable, Path(__file__).resolve(), "node"],
+        start_new_session=True,
+    )
+    while not NODE.exists() or not node_state().startswith("up"):
+        if process.poll() is not None:
+            fail(f"the node ended: {node_state()}")
+        time.sleep(0.01)
+
+
+def node() -> tuple[int, str]:
+    """Its process, 0 when there is none, and how far it is."""
+    if not NODE.exists():
+        return 0, ""
+    state, _, pid = NODE.read_text().rpartition(" ")
+    return (int(pid) if Path(f"/proc/{pid}").exists() else 0), state
+
+
+def node_state() -> str:
+    return node()[1]
+
+
+def run_node() -> None:
+    """k3d's script for cgroups, then k3s: containerd, its images, the kubelet, the ingress."""
+
+    def becomes(state: str) -> None:
+        beside = NODE.with_suffix(".new")
+        beside.write_text(f"{state} {os.getpid()}")
+        beside.rename(NODE)
+
+    node = recall()["node"]
+    folders = dict(each.rsplit(":", 1)[::-1] for each in node["volumes"])
+    kubelet = dict(each.split("=", 2)[1:] for each in node["arguments"] if "--kubelet-arg=" in each)
+    if (CGROUP / "cgroup.controllers").exists():
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", CGROUP], check=True)
+        (CGROUP / "cgroup.controllers").write_text("cpuset cpu memory pids")
+        (CGROUP / "cgroup.subtree_control").touch()
+        becomes("moving")
+        time.sleep(0.8)  # as long as a script of some processes takes on a busy machine
+        (CGROUP / "cgroup.subtree_control").write_text("cpuset cpu memory pids")
+    becomes("containerd")
+    import_archives(Path(folders["/var/lib/rancher/k3s/agent/images"]))
+    run_kubelet(kubelet)
+    server = HTTPServer(("0.0.0.0", 8080), Handler)
+    becomes("up")
+    server.serve_forever()
+
+
+def import_archives(folder: Path) -> None:
+    """As k3s 1.35.5 does: what is in .cache.json is left out, and is not pinned again."""
+    cache = folder / ".cache.json"
+    known = json.loads(cache.read_text() or "{}") if cache.exists() else {}
+    archives = list(folder.glob("*.tar.zst"))
+    with memory() as content:
+        for labels in content["imported"].values():
+            if labels.pop(K3S_PIN, None):
+                labels.pop(PIN, None)
+        for archive in archives:
+            if archive.name not in known:
+                pinned = {PIN: "pinned", K3S_PIN: "pinned"}
+                content["imported"] |= names(archive.read_text(), **pinned)
+    if cache.exists():
+        cache.write_text(json.dumps({archive.name: {} for archive in archives}))
+
+
+def run_kubelet(arguments: dict[str, str]) -> None:
+    """Ends on cgroup v1, and evicts where there is too little disk."""
+    if not (CGROUP / "cgroup.controllers").exists() and arguments.get("fail-cgroupv1") != "false":
+        fail("kubelet is configured to not run on a host using cgroup v1")
+    if PAUSE not in recall()["imported"]:
+        fail(f"failed to pull {PAUSE}")
+    disk = os.statvfs("/var/lib/docker")
+    least = arguments.get("eviction-hard", "imagefs.available<5%,nodefs.available<5%")
+    more = arguments.get("eviction-minimum-reclaim", "imagefs.available=10%,nodefs.available=10%")
+
+    def amount(signals: str) -> int:
+        """Of nodefs, in bytes."""
+        (share, percent, unit), *_ = re.findall(r"nodefs.available[<=](\d+)(%)?([MG]i)?", signals)
+        if percent:
+            return disk.f_blocks * disk.f_frsize * int(share) // 100
+        return int(share) << {"Mi": 20, "Gi": 30}[unit]
+
+    if disk.f_bavail * disk.f_frsize < amount(least):
+        fail(f"DiskPressure: evicts until {amount(least) + amount(more)} bytes are free")
 
 
 def kubectl(*arguments: str) -> None:
     match arguments:
-        case ["rollout", *_] if os.environ.get("BROKEN") == "pods":
+        case ["get", "--raw", "/readyz", *_]:
+            node_state() == "up" or fail("connection refused")
+        case ["rollout", *_] if BROKEN == "pods":
             fail("error: timed out waiting for the condition")
         case ["get", "pods", *_, "--output=json", _]:
             print(json.dumps(PODS))
@@ -131,31 +386,22 @@ def iptables(*_: str) -> None:
     pass
 
 
-def serve() -> None:
-    """What is behind port 8080 from now on."""
-    subprocess.Popen([sys.executable, Path(__file__).resolve()], start_new_session=True)
-    while not Path("/run/api").exists():
-        time.sleep(0.01)
+class Handler(BaseHTTPRequestHandler):
+    """The API, behind port 8080."""
 
+    protocol_version = "HTTP/1.1"
 
-def api() -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("Content-Type", "application/problem+json")
-            self.end_headers()
-
-    Handler.protocol_version = "HTTP/1.1"
-    server = HTTPServer(("0.0.0.0", 8080), Handler)
-    Path("/run/api").touch()
-    server.serve_forever()
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Type", "application/problem+json")
+        self.end_headers()
 
 
 if __name__ == "__main__":
     name = Path(sys.argv[0]).name
-    if name == "double.py":
-        api()
+    if sys.argv[1:] == ["node"]:
+        run_node()
     note(" ".join([name, *sys.argv[1:]]))
-    if os.environ.get("BROKEN") == name:
+    if name == BROKEN:
         fail(f"{name} is broken")
     globals()[name](*sys.argv[1:])

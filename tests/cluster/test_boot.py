@@ -51,17 +51,24 @@ def image(nix: Nix, docker: Docker) -> str:
 
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What the Docker inside needs on this machine."""
+    """What the Docker and the k3s inside need on this machine."""
+    options: tuple[str, ...] = ()
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        options = ("--env=K3S_ARGS=--kubelet-arg=fail-cgroupv1=false",)
     runtime = os.environ.get("WIKI_TEST_RUNTIME")
     if not runtime:
-        return ()
+        return options
     settings = tmp_path_factory.mktemp("inside") / "daemon.json"
     own = {"log-driver": "local", "features": {"containerd-snapshotter": False}}
     path = f"/given/{Path(runtime).name}"
     given = {"default-runtime": "given", "runtimes": {"given": {"path": path}}}
     settings.write_text(json.dumps(own | given))
     program = Path(runtime).resolve()
-    return (f"--volume={settings}:/etc/docker/daemon.json:ro", f"--volume={program}:{path}:ro")
+    return (
+        *options,
+        f"--volume={settings}:/etc/docker/daemon.json:ro",
+        f"--volume={program}:{path}:ro",
+    )
 
 
 @pytest.fixture

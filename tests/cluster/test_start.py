@@ -1,8 +1,10 @@
 """The start program, with doubles of what it runs: steps, refusals, nothing done twice."""
 
-import fcntl
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -23,6 +25,30 @@ WITHOUT_OVERLAY = """
 SQUATTER = """
     python3 -m http.server 8080 >/dev/null 2>&1 &
     curl --silent --output /dev/null --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080
+"""
+
+# 7 of 200 GB are free, in a file that is nearly all holes.
+LARGE_DISK = """
+    truncate --size=200G {folder}/disk
+    mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard {folder}/disk
+    mount -o loop {folder}/disk /var/lib/docker
+    free=$(df --output=avail --block-size=1 /var/lib/docker | tail -1)
+    fallocate --length $((free - (7 << 30))) /var/lib/docker/ballast
+"""
+# Its device is in a folder of /dev, as LUKS and LVM have it.
+BTRFS = """
+    truncate --size=8G {folder}/disk
+    mkfs.btrfs --quiet --force {folder}/disk
+    mount -t tmpfs tmpfs /mnt
+    cp --archive /dev/. /mnt/
+    mount --bind /mnt /dev
+    mkdir -p /dev/mapper
+    loop=$(losetup --find --show {folder}/disk)
+    mknod /dev/mapper/luks-1 b $(stat --format='0x%t 0x%T' $loop)
+    mount /dev/mapper/luks-1 /var/lib/docker
+    losetup --detach $loop
+    touch /var/lib/docker/calls
+    mount --bind {folder}/volume/calls /var/lib/docker/calls
 """
 
 
@@ -74,11 +100,110 @@ def test_what_was_never_finished_is_begun_anew(machine) -> None:
 
 def test_options_of_k3s_reach_it(machine) -> None:
     machine.boot(K3S_ARGS="--debug --kubelet-arg=max-pods=50")
-    (create,) = [call for call in machine.calls if call.startswith("k3d cluster create")]
-    assert "--k3s-arg --debug@server:0 --k3s-arg --kubelet-arg=max-pods=50@server:0" in create
+    given = machine.memory["node"]["arguments"]
+    assert given[-2:] == ["--debug", "--kubelet-arg=max-pods=50"]
     machine.boot()
     creations = [call for call in machine.calls if call.startswith("k3d cluster create")]
     assert len(creations) == 2, "other options make another node"
+
+
+def test_characters_that_mean_something_to_k3d(machine) -> None:
+    options = ["--kubelet-arg=node-labels=a@b,c=d", "--debug=e\\"]
+    machine.boot(K3S_ARGS=" ".join(options))
+    assert machine.memory["node"]["arguments"][-2:] == options
+    label = machine.memory["node"]["label"]
+    assert "a@b" not in label, "an option may hold a password, and labels are for everyone"
+
+
+def test_an_option_of_the_kubelet_takes_the_place_of_ours(machine) -> None:
+    machine.boot(K3S_ARGS="--kubelet-arg=eviction-hard=nodefs.available<1Gi")
+    given = [each for each in machine.memory["node"]["arguments"] if "eviction-hard" in each]
+    assert given == ["--kubelet-arg=eviction-hard=nodefs.available<1Gi"]
+
+
+def test_cgroup_v1_where_the_kubelet_is_told_to_take_it(machine) -> None:
+    before = "rm /sys/fs/cgroup/cgroup.*"
+    machine.boot(before=before, K3S_ARGS="--kubelet-arg=fail-cgroupv1=false")
+
+
+def test_a_node_cleared_after_its_import_imports_again(machine) -> None:
+    assert "k3d is killed" in machine.refuse(BROKEN="k3d after the start")
+    machine.boot()
+
+
+def test_a_swap_of_nodes_that_was_cut_off_twice(machine) -> None:
+    machine.boot()
+    cut_off = {"BROKEN": "k3d before its files"}
+    assert "k3d is killed" in machine.refuse(K3S_ARGS="--debug", **cut_off)
+    assert "k3d is killed" in machine.refuse(**cut_off)
+    machine.forget_calls()
+    machine.boot()
+    assert not any("volume rm" in call for call in machine.calls)
+
+
+def test_every_image_is_pinned_after_each_start(machine) -> None:
+    for _ in range(2):
+        machine.boot()
+        imported = machine.memory["imported"]
+        names = {name for name in imported if not name.startswith("sha256:")}
+        assert len(names) == 3
+        assert {name for name in names if "io.cri-containerd.pinned" in imported[name]} == names
+
+
+def test_a_process_that_comes_while_cgroups_are_handed_on(machine) -> None:
+    """As an exec does: the first attempt fails."""
+    control = "/sys/fs/cgroup/cgroup.subtree_control"
+    machine.boot(
+        before=f"""
+            mount --bind /dev/full {control}
+            (
+              until [ -e /sys/fs/cgroup/init ]; do sleep 0.1; done
+              until umount {control}; do sleep 0.01; done
+            ) &
+        """
+    )
+
+
+def test_networks_that_no_machine_should_be_in(machine) -> None:
+    machine.boot()
+    assert "docker0: 198.18.0.0/24" in machine.calls
+    assert machine.memory["network"] == "198.18.1.0/24"
+    machine.boot(DOCKER_ADDRESS_POOL="10.200.0.0/16")
+    assert "docker0: 10.200.0.0/24" in machine.calls
+    assert machine.memory["network"] == "10.200.1.0/24"
+    assert not any("volume rm" in call for call in machine.calls[len(machine.calls) // 2 :])
+
+
+def test_a_network_that_was_left_without_its_node(machine) -> None:
+    """k3d deletes the node first, and its network only where there was a node."""
+    machine.boot()
+    memory = machine.memory | {"node": None, "network": "172.18.0.0/16"}
+    (machine.volume / "double.json").write_text(json.dumps(memory))
+    machine.boot()
+    assert machine.memory["network"] == "198.18.1.0/24"
+
+
+def test_some_gigabytes_of_a_large_disk_are_not_full(machine) -> None:
+    machine.boot(before=LARGE_DISK.format(folder=machine.directory))
+
+
+@pytest.mark.skipif(not shutil.which("mkfs.btrfs"), reason="no mkfs.btrfs (btrfs-progs)")
+def test_btrfs_on_luks(machine) -> None:
+    (machine.volume / "calls").touch()
+    before = BTRFS.format(folder=machine.directory)
+    line = machine.refuse(before=f"{before}\nrm /dev/mapper/luks-1")
+    assert "add --volume /dev/mapper:/dev/mapper to docker run" in line
+    assert machine.calls == [call for call in machine.calls if call.startswith("helm template")]
+    machine.boot(before=before)
+    assert any("--volume /dev/mapper:/dev/mapper@server:0" in call for call in machine.calls)
+
+
+def test_ctrl_c_is_for_the_first_process_alone(machine) -> None:
+    with machine.run(RUN="setsid") as (process, _):
+        os.killpg(machine.first_process(process), signal.SIGINT)  # as a terminal does
+        assert process.wait(timeout=30) == 0
+    heard = [call for call in machine.calls if call.startswith("dockerd heard")]
+    assert heard == ["dockerd heard SIGTERM"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +221,11 @@ def test_options_of_k3s_reach_it(machine) -> None:
         ({"K3S_ARGS": "max-pods=3"}, "", "K3S_ARGS: max-pods=3 is not an option"),
         ({"K3S_ARGS": "--kublet-arg=x"}, "", "K3S_ARGS: k3s has no option --kublet-arg"),
         ({"K3S_ARGS": "--token=x"}, "", "K3S_ARGS: --token is set by the image"),
+        (
+            {"DOCKER_ADDRESS_POOL": "10.0.0.0"},
+            "",
+            "DOCKER_ADDRESS_POOL: 10.0.0.0 is no IPv4 network",
+        ),
     ],
 )
 def test_a_mistake_in_the_environment(machine, environment, values, complaint) -> None:
@@ -154,6 +284,12 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
             {"before": "echo 1000000000 >/sys/fs/cgroup/memory.max"},
             "too little memory: 0.9 GiB, and it takes 2.5 GiB",
         ),
+        ({"RUN": "unshare --user --map-root-user"}, "it is in a user namespace (a rootless Docker"),
+        ({"before": "rm /sys/fs/cgroup/cgroup.*"}, "this machine has cgroup v1"),
+        (
+            {"before": "echo io memory pids >/sys/fs/cgroup/cgroup.controllers"},
+            "the cgroup of this container has no cpu, cpuset, which k3s needs",
+        ),
         (
             {"before": "mount -t tmpfs -o size=1g tmpfs /var/lib/docker"},
             "too little disk: 1.0 GiB are free at /var/lib/docker, and it takes 6.0 GiB",
@@ -171,7 +307,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
             {"before": "mount -t tmpfs tmpfs /proc/sys/net && mkdir /proc/sys/net/x"},
             "the kernel has no br_netfilter: `modprobe br_netfilter`",
         ),
-        ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe nf_tables nft_compat`"),
+        ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe -a nf_tables nft_compat`"),
         (
             {"before": SQUATTER},
             "port 8080 inside is taken",
@@ -196,17 +332,15 @@ def test_a_step_that_fails_shows_why(machine) -> None:
 
 
 def test_one_container_at_a_time_has_the_volume(machine) -> None:
-    folder = machine.volume / "wiki-cluster"
-    folder.mkdir()
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with machine.run():
         assert "another container is using the volume" in machine.refuse()
+    machine.boot()
 
 
 def test_the_state_is_readable(machine) -> None:
     machine.boot()
     state = json.loads((machine.volume / "wiki-cluster/state.json").read_text())
-    assert state["node"] == "wiki-k3s:n"
+    assert state["node"].startswith("wiki-k3s:n ")
 
 
 def test_help(program: Path) -> None:

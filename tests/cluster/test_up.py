@@ -124,6 +124,8 @@ def test_a_new_container(commands: Commands, image: str) -> None:
     (create,) = [call for call in commands.calls if call.startswith("create ")]
     assert create.endswith(image)
     assert "--volume wiki-cluster:/var/lib/docker" in create
+    assert "--env K3S_ARGS --env DOCKER_ADDRESS_POOL" in create
+    assert ("--volume /dev/mapper:/dev/mapper" in create) == Path("/dev/mapper").is_dir()
     assert "start wiki-cluster" in commands.calls
 
 
