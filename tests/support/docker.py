@@ -47,8 +47,10 @@ class Container:
 
     @property
     def changes(self) -> list[str]:
-        """What it has added to the files of its image, or changed in them."""
-        return self._docker.run("diff", self.id).splitlines()
+        """The files that it has added to those of its image, or changed."""
+        return sorted(
+            line.split(" ", 1)[1] for line in self._docker.run("diff", self.id).splitlines()
+        )
 
     def execute(self, *command: str) -> str:
         return self._docker.run("exec", self.id, *command)
