@@ -17,9 +17,11 @@ const CONTAINERD: Duration = Duration::from_secs(600);
 /// Each attempt is a process in a node that has other things to do.
 const BETWEEN: Duration = Duration::from_millis(500);
 const CTR: [&str; 5] = [NODE, "k3s", "ctr", "--namespace", "k8s.io"];
-/// Run in the node, with the names as arguments.
-const PIN: &str = "for image; do \
-    k3s ctr --namespace k8s.io images label \"$image\" io.cri-containerd.pinned=pinned || exit 1; done";
+/// Where containerd puts what has no registry in its name.
+const LIBRARY: &str = "docker.io/library/";
+/// Run in the node, with the label's value and the names as arguments.
+const PIN: &str = "value=$1; shift; for image; do \
+    k3s ctr --namespace k8s.io images label \"$image\" \"io.cri-containerd.pinned=$value\" || exit 1; done";
 
 pub fn load_node(contents: &Contents) -> Result<(), String> {
     if run(SHORT, "docker", &["image", "inspect", &contents.node]).is_ok() {
@@ -45,7 +47,7 @@ pub fn import(images: &[String]) -> Result<(), String> {
     let import: Vec<&str> =
         ["exec", "--interactive"].into_iter().chain(CTR).chain(["images", "import", "-"]).collect();
     for image in images {
-        let name = format!("docker.io/library/{image}");
+        let name = format!("{LIBRARY}{image}");
         if !there.lines().any(|line| line == name) {
             let archive = format!("{SHARE}/images/{}.tar.zst", image.replace(':', "-"));
             unpack_into(&archive, &import)?;
@@ -64,16 +66,25 @@ fn ready_for_exec() -> Result<(), String> {
     }
 }
 
-/// Keeps the kubelet from deleting images when the disk is full: nobody could pull them again.
-pub fn pin() -> Result<(), String> {
-    let unpinned = "labels.\"io.cri-containerd.pinned\"!=pinned";
-    let list = [&["exec"], &CTR[..], &["images", "ls", "--quiet", unpinned]].concat();
-    let names = run(SHORT, "docker", &list)?;
-    let mut arguments = vec!["exec", NODE, "sh", "-c", PIN, "sh"];
-    // An image is pinned by one of its names; the others are digests.
-    arguments.extend(names.lines().filter(|name| !name.contains("sha256:")));
-    if arguments.len() > 6 {
-        run(LIMIT, "docker", &arguments)?;
+/// Keeps the kubelet from deleting images when the disk is full: nobody could pull them again. An older version's may go.
+pub fn pin(images: &[String]) -> Result<(), String> {
+    let is_old = |name: &&str| {
+        name.strip_prefix(LIBRARY)
+            .is_some_and(|name| name.starts_with("wiki-") && !images.iter().any(|new| new == name))
+    };
+    for (operator, value) in [("!=", "pinned"), ("==", "")] {
+        let which = format!("labels.\"io.cri-containerd.pinned\"{operator}pinned");
+        let list = [&["exec"], &CTR[..], &["images", "ls", "--quiet", &which]].concat();
+        let listed = run(SHORT, "docker", &list)?;
+        // An image is pinned by one of its names; the others are digests.
+        let names: Vec<&str> = listed
+            .lines()
+            .filter(|name| !name.contains("sha256:") && is_old(name) == value.is_empty())
+            .collect();
+        if !names.is_empty() {
+            let run_it = [&["exec", NODE, "sh", "-c", PIN, "sh", value][..], &names].concat();
+            run(LIMIT, "docker", &run_it)?;
+        }
     }
     Ok(())
 }

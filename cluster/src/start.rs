@@ -87,7 +87,8 @@ fn steps(contents: &Contents, config: &Config, volume: &mut Volume) -> Result<()
         || {
             release::wait_until_ready()?;
             // The kubelet is at work, so k3s has let go of its own pins, which it does at each start.
-            images::pin().unwrap_or_else(|error| say(&format!("No image is pinned: {error}")));
+            images::pin(&contents.images)
+                .unwrap_or_else(|error| say(&format!("No image is pinned: {error}")));
             Ok(())
         },
     )

@@ -48,12 +48,14 @@ class Machine:
             (directory / "bin" / name).symlink_to(Path(__file__).parent / "double.py")
         shutil.copy(helm.path("helm3"), directory / "real-helm")
 
-    def describe(self, node: str = "wiki-k3s:n", **versions: str) -> None:
+    def describe(
+        self, node: str = "wiki-k3s:n", images: list[str] = IMAGES, **versions: str
+    ) -> None:
         contents = {
             "versions": VERSIONS
             | {name.replace("_", "-"): value for name, value in versions.items()},
             "node": node,
-            "images": IMAGES,
+            "images": images,
             "k3s_options": ["--debug", "--kubelet-arg", "--token"],
         }
         (self.share / "contents.json").write_text(json.dumps(contents))

@@ -163,10 +163,9 @@ def execute(container: str, *command: str) -> None:
     match command:
         case ["k3s", "ctr", "--namespace", "k8s.io", "images", *arguments]:
             ctr(*arguments)
-        case ["sh", "-c", script, "sh", *names]:
-            (loop,) = re.findall(r'k3s ctr --namespace k8s.io images (.* "\$image" \S+)', script)
-            for name in names:
-                ctr(*loop.replace('"$image"', name).split())
+        case ["sh", "-c", script, "sh", *arguments]:
+            k3s = "k3s() { shift 4; " + f'"{Path(__file__).resolve()}" ctr "$@"; }}; '
+            subprocess.run(["sh", "-c", k3s + script, "sh", *arguments], check=True)
         case _:
             fail(f"{container} does not know {command}")
 
@@ -177,14 +176,16 @@ def ctr(*arguments: str) -> None:
         match arguments:
             case ["ls", "--quiet"]:
                 print("\n".join(imported))
-            case ["ls", "--quiet", 'labels."io.cri-containerd.pinned"!=pinned']:
-                unpinned = [name for name in imported if imported[name].get(PIN) != "pinned"]
-                print("\n".join(unpinned))
+            case ["ls", "--quiet", filter_] if "!=pinned" in filter_ or "==pinned" in filter_:
+                pinned = filter_ == 'labels."io.cri-containerd.pinned"==pinned'
+                found = [each for each in imported if (PIN in imported[each]) == pinned]
+                sys.stdout.write("".join(f"{name}\n" for name in found))
             case ["import", "-"]:
                 imported |= names(f"docker.io/library/{sys.stdin.read().strip()}")
             case ["label", name, label] if name in imported:
                 key, value = label.split("=")
                 imported[name][key] = value
+                value or imported[name].pop(key)
             case _:
                 fail(f"ctr does not know {arguments}")
 
@@ -399,8 +400,11 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     name = Path(sys.argv[0]).name
-    if sys.argv[1:] == ["node"]:
-        run_node()
+    match sys.argv[1:]:
+        case ["node"]:
+            run_node()
+        case ["ctr", *arguments]:
+            sys.exit(ctr(*arguments))
     note(" ".join([name, *sys.argv[1:]]))
     if name == BROKEN:
         fail(f"{name} is broken")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
 # An overlay cannot be the upper layer of another one.
 NESTED = """
@@ -150,6 +151,16 @@ def test_every_image_is_pinned_after_each_start(machine) -> None:
         assert {name for name in names if "io.cri-containerd.pinned" in imported[name]} == names
 
 
+def test_an_older_versions_images_may_go(machine) -> None:
+    machine.boot()
+    machine.describe(images=["wiki-service:c"], wiki_cluster="0.3.0")
+    (machine.share / "images/wiki-service-c.tar.zst").write_text("wiki-service:c")
+    machine.boot()
+    imported = machine.memory["imported"]
+    pinned = {name for name in imported if "io.cri-containerd.pinned" in imported[name]}
+    assert pinned == {PAUSE, "docker.io/library/wiki-service:c"}
+
+
 def test_a_process_that_comes_while_cgroups_are_handed_on(machine) -> None:
     """As an exec does: the first attempt fails."""
     control = "/sys/fs/cgroup/cgroup.subtree_control"
@@ -181,6 +192,20 @@ def test_a_network_that_was_left_without_its_node(machine) -> None:
     (machine.volume / "double.json").write_text(json.dumps(memory))
     machine.boot()
     assert machine.memory["network"] == "198.18.1.0/24"
+
+
+def test_a_volume_of_0_1_keeps_its_data_and_not_its_network(machine) -> None:
+    machine.boot()
+    state = machine.volume / "wiki-cluster/state.json"
+    state.write_text(json.dumps({"versions": {"wiki-cluster": "0.1.0"}, "node": "wiki-k3s:n"}))
+    memory = machine.memory
+    memory["node"]["label"] = "wiki-k3s:n"
+    memory["network"] = "172.18.0.0/16"
+    (machine.volume / "double.json").write_text(json.dumps(memory))
+    machine.forget_calls()
+    machine.boot()
+    assert machine.memory["network"] == "198.18.1.0/24"
+    assert not any("volume rm" in call or "images import" in call for call in machine.calls)
 
 
 def test_some_gigabytes_of_a_large_disk_are_not_full(machine) -> None:
