@@ -15,7 +15,7 @@ if [[ ${stages[*]} =~ all|service|chart|cluster ]]; then
   need chromium
   need ip iproute2
 fi
-if [[ ${stages[*]} =~ all|service|chart|faults ]]; then
+if [[ ${stages[*]} =~ all|service|chart|cluster|faults ]]; then
   PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
 fi
 if [[ ${stages[*]} =~ all|service|faults ]]; then

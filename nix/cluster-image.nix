@@ -122,6 +122,7 @@ let
         # k3s notes here what it has imported, and does not do so again.
         touch $share/airgap/.cache.json
         cp ${chart}/wiki-*.tgz $share/chart.tgz
+        cp ${../chart/restore.sql} $share/restore.sql
 
         printf %s "$daemon" >$out/etc/docker/daemon.json
         printf %s "$values" >$share/values.yaml

@@ -1,16 +1,23 @@
 //! The database, from and to a file outside.
 
 use std::fs::{self, File};
-use std::io::{IsTerminal, Read, Seek, SeekFrom, stdin, stdout};
-use std::time::Duration;
+use std::io::{self, IsTerminal, Read, Seek, Write, stdin, stdout};
+use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::config::RELEASE;
+use nix::fcntl::OFlag;
+
+use crate::config::SHARE;
 use crate::machine::DATA;
-use crate::process::pass_through;
+use crate::process::{run_into, run_with_input};
 
 const LIMIT: Duration = Duration::from_secs(3600);
-/// The last line but one that pg_dump writes: without it a dump is cut off.
-const END: &str = "-- PostgreSQL database dump complete";
+/// How often a stream that goes on says so.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// The last line but two that `pg_dump` writes: without it a dump is cut off. No row looks like it, for a line that
+/// begins one begins with a number.
+const END: &str = "\n-- PostgreSQL database dump complete\n";
 
 pub fn run() -> Result<(), String> {
     if stdout().is_terminal() {
@@ -19,11 +26,21 @@ pub fn run() -> Result<(), String> {
                 .into(),
         );
     }
-    psql(
-        "exec pg_dump --username=\"$POSTGRES_USER\" --dbname=\"$POSTGRES_DB\" --clean --if-exists",
-        None,
-    )
-    .map_err(|error| format!("no backup: {error}"))
+    dump().map_err(|error| format!("no backup: {error}"))
+}
+
+fn dump() -> Result<(), String> {
+    let (reader, writer) = io::pipe().map_err(|error| error.to_string())?;
+    let copied = thread::spawn(move || copy(reader, stdout().lock(), "stdout"));
+    let command =
+        "exec pg_dump --username=\"$POSTGRES_USER\" --dbname=\"$POSTGRES_DB\" --clean --if-exists";
+    let dumped = run_into(writer, LIMIT, "kubectl", &in_the_database(&[], command));
+    let end = copied.join().expect("it does not panic")?;
+    dumped?;
+    if !end.contains(END) {
+        return Err("its end is missing, for the connection to the database's pod broke".into());
+    }
+    Ok(())
 }
 
 /// All or nothing; requests wait or get a 503 meanwhile.
@@ -31,48 +48,70 @@ pub fn restore() -> Result<(), String> {
     if stdin().is_terminal() {
         return Err("the backup comes from stdin: docker exec -i wiki-cluster wiki-cluster restore < wiki.sql".into());
     }
-    let path = format!("{DATA}/wiki-cluster/restore.sql");
-    let restored = receive(&path).and_then(|dump| {
-        psql(
-            "exec psql --username=\"$POSTGRES_USER\" --dbname=\"$POSTGRES_DB\" --quiet --single-transaction \
-             --set=ON_ERROR_STOP=1 --output=/dev/null",
-            Some(dump),
-        )
-    });
-    _ = fs::remove_file(&path);
-    restored.map_err(|error| format!("not restored, nothing is changed: {error}"))
+    let stream = receive().map_err(|error| format!("nothing is changed: {error}"))?;
+    // An end anywhere before the stream's COMMIT rolls back; psql's --single-transaction would commit what came.
+    let command = "exec psql --username=\"$POSTGRES_USER\" --dbname=\"$POSTGRES_DB\" --no-psqlrc --set=ON_ERROR_STOP=1";
+    match run_with_input(LIMIT, "kubectl", &in_the_database(&["--stdin"], command), stream) {
+        Ok(said) if said.trim_end().ends_with("COMMIT") => Ok(()),
+        // what kubectl says of a command that ended by itself
+        Err(error) if error.contains("command terminated with exit code") => {
+            Err(format!("not restored, nothing is changed: {error}"))
+        }
+        broken => {
+            let error = broken.err().unwrap_or_default();
+            Err(format!(
+                "all of it is restored or nothing: the connection to the database's pod broke; restore again {error}"
+            ))
+        }
+    }
 }
 
-/// Kept first: of a dump that is cut off, nothing may reach the database.
-fn receive(path: &str) -> Result<File, String> {
-    let failed = |error| format!("{path}: {error}");
+/// Kept first: of a dump that is cut off, nothing may reach the database. The file has no name, and ends with us.
+fn receive() -> Result<File, String> {
+    let folder = format!("{DATA}/wiki-cluster");
+    let failed = |error| format!("{folder}: {error}");
+    let before = format!("{SHARE}/restore.sql");
+    let before = fs::read(&before).map_err(|error| format!("{before}: {error}"))?;
     let mut file = File::options()
-        .create(true)
-        .truncate(true)
         .read(true)
         .write(true)
-        .open(path)
+        .mode(0o600)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(&folder)
         .map_err(failed)?;
-    let length = std::io::copy(&mut stdin().lock(), &mut file).map_err(failed)?;
-    file.seek(SeekFrom::Start(length.saturating_sub(500))).map_err(failed)?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end).map_err(failed)?;
-    if !String::from_utf8_lossy(&end).contains(END) {
+    file.write_all(&before).map_err(failed)?;
+    if !copy(stdin().lock(), &file, &folder)?.contains(END) {
         return Err(
             "what came from stdin is no whole backup: its end is missing (docker exec needs -i)"
                 .into(),
         );
     }
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    file.write_all(b"COMMIT;\n").and_then(|()| file.rewind()).map_err(failed)?;
     Ok(file)
 }
 
-fn psql(command: &str, input: Option<File>) -> Result<(), String> {
-    let database = format!("statefulset/{RELEASE}-postgresql");
-    let mut arguments = vec!["exec", &database];
-    if input.is_some() {
-        arguments.insert(1, "--stdin");
+/// Of what has passed, the end.
+fn copy(mut from: impl Read, mut to: impl Write, name: &str) -> Result<String, String> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut end = Vec::new();
+    let (mut bytes, mut said) = (0, Instant::now());
+    loop {
+        let count = from.read(&mut buffer).map_err(|error| error.to_string())?;
+        if count == 0 {
+            return Ok(String::from_utf8_lossy(&end).into_owned());
+        }
+        to.write_all(&buffer[..count]).map_err(|error| format!("{name}: {error}"))?;
+        end.extend_from_slice(&buffer[..count]);
+        end.drain(..end.len().saturating_sub(500));
+        bytes += count;
+        if said.elapsed() > PROGRESS {
+            eprintln!("{} MiB so far", bytes >> 20);
+            said = Instant::now();
+        }
     }
-    arguments.extend(["--", "sh", "-c", command]);
-    pass_through(LIMIT, "kubectl", &arguments, input)
+}
+
+fn in_the_database<'a>(options: &[&'a str], command: &'a str) -> Vec<&'a str> {
+    const DATABASE: &str = "statefulset/wiki-release-postgresql";
+    [&["exec"], options, &[DATABASE, "--", "sh", "-c", command]].concat()
 }

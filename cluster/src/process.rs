@@ -24,15 +24,15 @@ pub fn run_with_input(
     finish(limit, Command::new(program).args(arguments).stdin(input).stdout(Stdio::piped()))
 }
 
-/// Feeds a command from stdin, and lets it write to our own stdout.
-pub fn pass_through(
+/// Lets a command write to `output`.
+pub fn run_into(
+    output: impl Into<Stdio>,
     limit: Duration,
     program: &str,
     arguments: &[&str],
-    input: Option<File>,
 ) -> Result<(), String> {
-    let input = input.map_or_else(Stdio::null, Stdio::from);
-    finish(limit, Command::new(program).args(arguments).stdin(input)).map(drop)
+    let mut command = Command::new(program);
+    finish(limit, command.args(arguments).stdin(Stdio::null()).stdout(output)).map(drop)
 }
 
 fn finish(limit: Duration, command: &mut Command) -> Result<String, String> {

@@ -9,9 +9,9 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ from support.wait import wait_until
 GIVEN = ("WIKI_TEST_K3D", "WIKI_TEST_K3S")
 MISSING = [name for name in GIVEN if not os.environ.get(name)]
 BOOT = 400.0  # seconds; on two cores that do nothing else it takes less than 60
-KILLED_AFTER = [0.2, 0.8, 2, 5, 9, 14, 20, 28, 36, 45]
+NODE = "k3d-wiki-server-0"
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"the whole chain takes {' and '.join(GIVEN)}"),
@@ -149,14 +149,105 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
     assert "database system was shut down at" in log, log
 
 
-@pytest.mark.parametrize("seconds", KILLED_AFTER)
-def test_killed_at_any_moment_of_the_boot(boot: Boot, seconds: float) -> None:
+State = Callable[[Container], bool]
+
+
+def says(line: str) -> State:
+    return lambda cluster: re.search(line, cluster.log) is not None
+
+
+def has_done(step: str) -> State:
+    """Its last line, and not one that says that it goes on."""
+    return says(rf"\] {step}: [0-9.]+ s")
+
+
+def shows(text: str, *command: str) -> State:
+    """Nothing is run in the node: whoever asks must not be in the way."""
+
+    def state(cluster: Container) -> bool:
+        try:
+            return text in cluster.execute(*command)
+        except AssertionError:
+            return False
+
+    return state
+
+
+# After each step, and inside the long ones.
+STATES: dict[str, State] = {
+    "docker runs": has_done("docker"),
+    "the node's image is there": has_done("node image"),
+    "the node is made": shows(NODE, "docker", "ps", "--all", "--format={{.Names}}"),
+    "k3s imports": shows("Importing images", "docker", "logs", NODE),
+    "the cluster is there": has_done("cluster"),
+    "the images are there": has_done("images"),
+    "the release is pending": shows(
+        "secret/",
+        "kubectl",
+        "get",
+        "secret",
+        "--selector=owner=helm,status=pending-install",
+        "-o=name",
+    ),
+    "the release is there": has_done("release"),
+    "some pod runs": shows("Running", "kubectl", "get", "pods"),
+    "ready": says("Ready after"),
+}
+
+
+# What there is after an undisturbed boot.
+LEFT = {
+    "volume": ["lock", "state.json"],
+    "containers": [NODE],
+    "volumes": ["#", "#", "#", "k3d-wiki-images", "wiki-k3s", "wiki-node"],
+    "networks": ["bridge", "host", "k3d-wiki", "none"],
+    "images": ["wiki-k3s"],
+    "releases": [("wiki-release", "deployed")],
+    "records": ["secret/sh.helm.release.v1.wiki-release.v1"],
+    "claims": [
+        f"persistentvolumeclaim/wiki-release-{name}"
+        for name in ("grafana", "postgresql", "prometheus")
+    ],
+}
+# In the container's own layer: settings and logs of programs, and what k3s notes of its images.
+LAYER = {"/etc/docker", "/opt/containerd", "/root/.kube", "/usr/share", "/var/log"}
+
+
+def left(cluster: Container) -> dict[str, Any]:
+    """What there is on the volume, in the Docker inside and of Helm."""
+
+    def lines(*command: str) -> list[str]:
+        # what has no name of its own has a hash
+        names = (
+            re.sub(r"[0-9a-f]{64}", "#", line) for line in cluster.execute(*command).splitlines()
+        )
+        return sorted(names)
+
+    releases = json.loads(cluster.execute("helm", "list", "--all", "--output=json"))
+    return {
+        "volume": lines("ls", "-A", "/var/lib/docker/wiki-cluster"),
+        "containers": lines("docker", "ps", "--all", "--format={{.Names}}"),
+        "volumes": lines("docker", "volume", "ls", "--quiet"),
+        "networks": lines("docker", "network", "ls", "--format={{.Name}}"),
+        "images": lines("docker", "image", "ls", "--all", "--format={{.Repository}}"),
+        "releases": [(each["name"], each["status"]) for each in releases],
+        "records": lines("kubectl", "get", "secret", "--selector=owner=helm", "--output=name"),
+        "claims": lines("kubectl", "get", "pvc", "--output=name"),
+    }
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_killed_in_any_state_of_the_boot(boot: Boot, state: str) -> None:
     cluster = boot()
-    time.sleep(seconds)  # the moment is what is tested
+    wait_until(lambda: STATES[state](cluster), state, seconds=BOOT, every=0.1)
     cluster.kill()
-    print(cluster.log.splitlines()[-1:])
+    print(cluster.log.splitlines()[-1])
+    before = cluster.log.count("Ready after")
     cluster.start()
-    wait_until_ready(cluster)
+    print(wait_until_ready(cluster, before + 1))
+    assert left(cluster) == LEFT
+    folders = {"/".join(path.split("/")[:3]) for path in cluster.changes if path.count("/") > 1}
+    assert {each for each in folders if not each.startswith(("/run", "/tmp", "/given"))} <= LAYER
     assert user(cluster, create_user(cluster, "After the kill")) == "After the kill"
 
 

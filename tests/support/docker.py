@@ -45,6 +45,13 @@ class Container:
     def log(self) -> str:
         return self._docker.run("logs", self.id)
 
+    @property
+    def changes(self) -> list[str]:
+        """The files that it has added to those of its image, or changed."""
+        return sorted(
+            line.split(" ", 1)[1] for line in self._docker.run("diff", self.id).splitlines()
+        )
+
     def execute(self, *command: str) -> str:
         return self._docker.run("exec", self.id, *command)
 

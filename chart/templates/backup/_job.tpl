@@ -85,8 +85,31 @@ if [ ! -f "$dump" ]; then
   echo "no dump to restore: $dump" >&2
   exit 1
 fi
+# read to its end before anything is changed
+if ! pg_restore --file=/dev/null "$dump"; then
+  echo "nothing is changed: $dump is not whole" >&2
+  exit 1
+fi
+schema=$(psql --no-psqlrc --no-align --tuples-only --command='SELECT current_schema()')
+case $(pg_restore --list "$dump") in
+  *" TABLE $schema users "*) ;;
+  *)
+    echo "nothing is changed: $dump has no table users in the schema $schema" >&2
+    exit 1
+    ;;
+esac
 echo "restoring $PGDATABASE from $dump"
-# all of it or nothing
-pg_restore --dbname="$PGDATABASE" --clean --if-exists --no-owner --no-privileges --single-transaction "$dump"
+last=$(
+  {
+    cat <<'SQL'
+{{ .Files.Get "restore.sql" | trim }}
+SQL
+    pg_restore --file=- --schema="$schema" --no-owner --no-privileges "$dump" && echo 'COMMIT;'
+  } | psql --no-psqlrc --set=ON_ERROR_STOP=1 | tail -n 1
+)
+if [ "$last" != COMMIT ]; then
+  echo "not restored: unless the answer to COMMIT alone was lost, nothing is changed" >&2
+  exit 1
+fi
 echo "restored $PGDATABASE from $dump"
 {{- end }}

@@ -1,0 +1,59 @@
+-- Goes before a dump, as COMMIT goes behind it: all of it happens or nothing, wherever the stream ends.
+-- What the schema holds of ours makes room, for a dump cannot name what a later version has added.
+BEGIN;
+DO $restore$
+DECLARE
+    kind text;
+    names text;
+BEGIN
+    -- Whoever waits for a table holds up all who come later: so it is tried often, and each time for less than deadlock_timeout.
+    SET LOCAL lock_timeout = '800ms';
+    FOR attempt IN 1..60 LOOP
+        BEGIN
+            -- under this lock the service changes its schema
+            PERFORM pg_advisory_xact_lock(2003397481);
+            SELECT string_agg(oid::regclass::text, ', ') INTO names
+            FROM pg_class
+            WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
+                AND pg_has_role(relowner, 'USAGE');
+            IF names IS NOT NULL THEN
+                EXECUTE 'LOCK TABLE ' || names;
+            END IF;
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF attempt = 60 THEN
+                RAISE 'a transaction that does not end holds the tables: pg_stat_activity shows it';
+            END IF;
+            PERFORM pg_sleep(0.2);
+        END;
+    END LOOP;
+
+    FOR kind, names IN
+        SELECT object.kind, string_agg(object.name, ', ')
+        FROM (
+            -- a view was made after what it shows
+            SELECT oid, 'pg_class'::regclass AS catalog, relowner AS owner, relnamespace AS namespace, oid::regclass::text AS name,
+                CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+                CASE relkind WHEN 'v' THEN -oid::bigint WHEN 'm' THEN -oid::bigint WHEN 'S' THEN 2 ELSE 1 END AS place
+            FROM pg_class WHERE relkind IN ('v', 'm', 'r', 'p', 'S')
+            UNION ALL
+            SELECT oid, 'pg_proc'::regclass, proowner, pronamespace, oid::regprocedure::text, 'ROUTINE', 3
+            FROM pg_proc
+            UNION ALL
+            SELECT pg_type.oid, 'pg_type'::regclass, typowner, typnamespace, pg_type.oid::regtype::text, 'TYPE', 4
+            FROM pg_type LEFT JOIN pg_class ON pg_class.oid = typrelid
+            WHERE typtype IN ('d', 'e', 'r') OR relkind = 'c'
+        ) AS object
+        WHERE namespace = current_schema()::regnamespace AND pg_has_role(owner, 'USAGE') AND NOT EXISTS (
+            SELECT FROM pg_depend
+            WHERE classid = object.catalog AND objid = object.oid AND refobjid <> objid
+                AND deptype IN ('e', 'i', 'a') -- of an extension, or goes with another
+        )
+        GROUP BY object.kind, place
+        ORDER BY place
+    LOOP
+        -- without CASCADE: what hangs on ours and is not ours is named in an error
+        EXECUTE format('DROP %s %s', kind, names);
+    END LOOP;
+END
+$restore$;
