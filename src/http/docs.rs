@@ -58,7 +58,7 @@ pub fn paths(spec: &str) -> Vec<(String, String)> {
 }
 
 /// The document as poem-openapi makes it, but for what it cannot say: the order of the tags, which is
-/// that of the paths and not of the alphabet, and limits that are whole numbers, and not floats.
+/// that of the paths and not of the alphabet, limits that are whole numbers, and answers' examples.
 fn document<A: OpenApi>(service: &OpenApiService<A, ()>) -> Value {
     // Which keeps the order of what it reads, as serde_json does not; JSON is YAML.
     let mut document: Value = serde_yaml::from_str(&service.spec()).expect("made by poem-openapi");
@@ -68,20 +68,28 @@ fn document<A: OpenApi>(service: &OpenApiService<A, ()>) -> Value {
     if let Some(tags) = document["tags"].as_sequence_mut() {
         tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
     }
-    make_whole(&mut document);
+    tidy(&mut document);
     document
 }
 
-/// As an `i64`, the float next to its largest is its largest.
-fn make_whole(value: &mut Value) {
+/// Makes whole floats integers; as an `i64`, the float next to its largest is its largest. And moves an
+/// answer's example out of its schema, since generators make a type of its own of each.
+fn tidy(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
             if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0) {
                 *number = Number::from(whole as i64);
             }
         }
-        Value::Sequence(values) => values.iter_mut().for_each(make_whole),
-        Value::Mapping(fields) => fields.values_mut().for_each(make_whole),
+        Value::Sequence(values) => values.iter_mut().for_each(tidy),
+        Value::Mapping(fields) => {
+            let schema = fields.get("schema").cloned().unwrap_or_default();
+            if let (Some(parts), Some(example)) = (schema.get("allOf"), schema.get("example")) {
+                fields.insert("schema".into(), parts[0].clone());
+                fields.insert("example".into(), example.clone());
+            }
+            fields.values_mut().for_each(tidy);
+        }
         _ => {}
     }
 }

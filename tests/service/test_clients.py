@@ -46,9 +46,8 @@ def test_typescript(document: Path, tmp_path: Path) -> None:
 def test_python(shared_service: Service, document: Path, tmp_path: Path) -> None:
     packages = generators.python()
     paths = {"PYTHONPATH": f"{packages}:{tmp_path}", "PATH": f"{packages}/bin:{os.environ['PATH']}"}
-    environment = [f"{name}={value}" for name, value in paths.items()]
     generate = ("generate", "--path", document, "--output-path", tmp_path / "wiki", "--meta=none")
-    run("env", *environment, packages / "bin/openapi-python-client", *generate)
+    run(packages / "bin/openapi-python-client", *generate, **paths)
     (tmp_path / "use.py").write_text(
         "from wiki import Client\n"
         "from wiki.api.users import create_user, read_user\n"
@@ -60,7 +59,7 @@ def test_python(shared_service: Service, document: Path, tmp_path: Path) -> None
         "nobody = read_user.sync(2**63 - 1, client=client)\n"
         "assert isinstance(nobody, Problem) and nobody.status == 404\n"
     )
-    run("env", *environment, sys.executable, tmp_path / "use.py")
+    run(sys.executable, tmp_path / "use.py", **paths)
 
 
 def test_spring(document: Path, tmp_path: Path) -> None:

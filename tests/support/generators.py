@@ -1,6 +1,7 @@
 """Generators of clients and servers from an OpenAPI document, each installed once and kept."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,14 @@ PYTHON = "openapi-python-client==0.29.1"
 JAVA = "org.openapitools:openapi-generator-cli:7.25.0"
 
 
-def run(*command: object, cwd: Path | None = None) -> str:
+def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False
+        [*map(str, command)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -24,7 +30,7 @@ def run(*command: object, cwd: Path | None = None) -> str:
 
 def kept(name: str, install: Callable[[Path], None]) -> Path:
     """The folder that `install` fills, unless it has."""
-    folder = CACHE / name.replace(":", "-")
+    folder = CACHE / re.sub("[:=@]+", "-", name)
     if not folder.exists():
         # Whole or not at all, also if another test installs the same.
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
