@@ -1,18 +1,126 @@
 //! Points in time, as the API has them: UTC, without a zone, to the microsecond.
 
-use chrono::{NaiveDateTime, SubsecRound, Utc};
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, Utc};
+use sea_orm::{
+    ColIdx, ColumnType, DbErr, QueryResult, RuntimeErr, TryGetError, TryGetable, Value,
+    sea_query::{ArrayType, Nullable, ValueType, ValueTypeErr},
+    sqlx::{
+        Decode, Postgres, Row, Type, error::BoxDynError, postgres::PgTypeInfo, postgres::PgValueRef,
+    },
+};
 
 /// An example, as the API shows it.
 pub const EXAMPLE: &str = "2024-12-14T10:30:00.123456";
 
-/// Now, to the microsecond: PostgreSQL keeps no more, SQLite would.
-pub fn now() -> NaiveDateTime {
-    Utc::now().naive_utc().trunc_subsecs(6)
+const MIN: NaiveDateTime = NaiveDateTime::new(date(1, 1, 1), NaiveTime::MIN);
+const MAX: NaiveDateTime = match NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999) {
+    Some(time) => NaiveDateTime::new(date(9999, 12, 31), time),
+    None => panic!(),
+};
+
+const fn date(year: i32, month: u32, day: u32) -> NaiveDate {
+    match NaiveDate::from_ymd_opt(year, month, day) {
+        Some(date) => date,
+        None => panic!(),
+    }
 }
 
-/// Always six digits after the second, as in [`EXAMPLE`].
-pub fn format(time: NaiveDateTime) -> String {
-    // Debug is ISO 8601, and without its fraction a fifth of the work of a format that is parsed.
-    let (second, fraction) = (time.trunc_subsecs(0), time.and_utc().timestamp_subsec_micros());
-    format!("{second:?}.{fraction:06}")
+/// A time in the database. What lies outside the years 1 to 9999, PostgreSQL's `infinity` above all, is
+/// the first or the last microsecond of them, as Python's `datetime` has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Time(NaiveDateTime);
+
+impl Time {
+    /// To the microsecond: PostgreSQL keeps no more, SQLite would.
+    pub fn now() -> Self {
+        Self(Utc::now().naive_utc().trunc_subsecs(6))
+    }
+
+    /// Always six digits after the second, as in [`EXAMPLE`].
+    pub fn format(self) -> String {
+        // Debug is ISO 8601, and without its fraction a fifth of the work of a format that is parsed.
+        let second = self.0.trunc_subsecs(0);
+        let fraction = self.0.and_utc().timestamp_subsec_micros();
+        format!("{second:?}.{fraction:06}")
+    }
+}
+
+impl From<NaiveDateTime> for Time {
+    fn from(time: NaiveDateTime) -> Self {
+        Self(time.clamp(MIN, MAX))
+    }
+}
+
+/// PostgreSQL's `timestamp`, which chrono cannot hold in full: microseconds since 2000, and the two
+/// infinities at the ends (`src/include/datatype/timestamp.h`).
+struct Timestamp(i64);
+
+const MICROSECONDS_TO_2000: i64 = 946_684_800_000_000;
+
+impl Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        <NaiveDateTime as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Timestamp {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        <i64 as Decode<Postgres>>::decode(value).map(Self)
+    }
+}
+
+impl From<Timestamp> for Time {
+    fn from(Timestamp(microseconds): Timestamp) -> Self {
+        let since_1970 = microseconds.saturating_add(MICROSECONDS_TO_2000);
+        match DateTime::from_timestamp_micros(since_1970) {
+            Some(time) => time.naive_utc().into(),
+            None if microseconds < 0 => Self(MIN),
+            None => Self(MAX),
+        }
+    }
+}
+
+impl TryGetable for Time {
+    fn try_get_by<I: ColIdx>(row: &QueryResult, index: I) -> Result<Self, TryGetError> {
+        let Some(row) = row.try_as_pg_row() else {
+            return NaiveDateTime::try_get_by(row, index).map(Self::from);
+        };
+        match row.try_get::<Option<Timestamp>, _>(index.as_sqlx_postgres_index()) {
+            Ok(Some(time)) => Ok(time.into()),
+            Ok(None) => Err(TryGetError::Null(format!("{index:?}"))),
+            Err(error) => Err(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()),
+        }
+    }
+}
+
+impl From<Time> for Value {
+    fn from(time: Time) -> Self {
+        time.0.into()
+    }
+}
+
+impl ValueType for Time {
+    fn try_from(value: Value) -> Result<Self, ValueTypeErr> {
+        <NaiveDateTime as ValueType>::try_from(value).map(Self)
+    }
+
+    fn type_name() -> String {
+        NaiveDateTime::type_name()
+    }
+
+    fn array_type() -> ArrayType {
+        NaiveDateTime::array_type()
+    }
+
+    fn column_type() -> ColumnType {
+        NaiveDateTime::column_type()
+    }
+}
+
+impl Nullable for Time {
+    fn null() -> Value {
+        NaiveDateTime::null()
+    }
 }

@@ -3,12 +3,48 @@
 //! A released service must run on the schema of the release after it (that is what a rollback is), so
 //! a migration only ever expands: what nobody reads any more is dropped one release later.
 
-pub use sea_orm_migration::{MigratorTrait, seaql_migrations};
-use sea_orm_migration::{prelude::*, sea_orm::EntityTrait};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use sea_orm_migration::{MigratorTrait, seaql_migrations};
+use sea_orm_migration::{
+    prelude::*,
+    sea_orm::{DatabaseTransaction, EntityTrait, Schema},
+};
+
+mod columns;
 mod m20261124_000001_users_and_posts;
 
+pub use columns::check_columns;
+
 pub struct Migrator;
+
+impl Migrator {
+    /// Applies, on PostgreSQL and in one transaction, what is not among `applied`. Behind a pooler, a
+    /// prepared statement would outlive the transaction: neither this nor a migration has one.
+    pub async fn apply(
+        transaction: &DatabaseTransaction,
+        applied: &[seaql_migrations::Model],
+    ) -> Result<(), DbErr> {
+        let mut table = Schema::new(transaction.get_database_backend())
+            .create_table_from_entity(seaql_migrations::Entity);
+        let table = table.if_not_exists().to_string(PostgresQueryBuilder);
+        transaction.execute_unprepared(&table).await?;
+        for migration in Self::migrations() {
+            if applied.iter().any(|model| model.version == migration.name()) {
+                continue;
+            }
+            migration.up(&SchemaManager::new(transaction)).await?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+            let record = Query::insert()
+                .into_table(seaql_migrations::Entity)
+                .columns([seaql_migrations::Column::Version, seaql_migrations::Column::AppliedAt])
+                .values_panic([migration.name().into(), (now.as_secs() as i64).into()])
+                .to_string(PostgresQueryBuilder);
+            transaction.execute_unprepared(&record).await?;
+        }
+        Ok(())
+    }
+}
 
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {

@@ -32,7 +32,10 @@ pub fn reason(error: &DbErr) -> String {
         Some(sqlx::Error::Tls(error) | sqlx::Error::Configuration(error)) => error.to_string(),
         Some(sqlx::Error::Database(error)) => answer(error.as_ref()),
         Some(error) => error.to_string(),
-        None => error.to_string(),
+        None => match error {
+            DbErr::Custom(reason) => reason.clone(),
+            _ => error.to_string(),
+        },
     }
 }
 

@@ -1,12 +1,15 @@
 //! SQLite or PostgreSQL: where it is, the connections to it, its errors and its schema.
 
 mod address;
+mod begun;
 mod connection;
 pub mod error;
 mod figures;
 mod libpq;
+mod overdue;
 mod passfile;
 pub mod pool;
 mod postgres;
 mod schema;
 mod sqlite;
+mod statement;

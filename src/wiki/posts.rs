@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     app::App,
-    clock,
+    clock::{self, Time},
     http::{
         json::{Fields, FromFields, Json},
         operation::{Created, Failure},
@@ -23,6 +23,8 @@ use crate::{
 pub mod entity {
     use sea_orm::entity::prelude::*;
 
+    use crate::clock::Time;
+
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
     #[sea_orm(table_name = "posts")]
     pub struct Model {
@@ -30,7 +32,7 @@ pub mod entity {
         pub post_id: i64,
         pub content: String,
         pub user_id: i64,
-        pub created_time: DateTime,
+        pub created_time: Time,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -71,7 +73,7 @@ impl From<entity::Model> for Post {
             post_id: Id(post.post_id),
             content: post.content,
             user_id: Id(post.user_id),
-            created_time: clock::format(post.created_time),
+            created_time: post.created_time.format(),
         }
     }
 }
@@ -139,7 +141,7 @@ impl Posts {
             post_id: NotSet,
             content: Set(content),
             user_id: Set(user_id.0),
-            created_time: Set(clock::now()),
+            created_time: Set(Time::now()),
         };
         let Self { app, created } = self.clone();
         let post = to_the_end(async move {

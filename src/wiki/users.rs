@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     app::App,
-    clock,
+    clock::{self, Time},
     http::{
         json::{Fields, FromFields, Json},
         operation::{Created, Failure},
@@ -23,13 +23,15 @@ use crate::{
 pub mod entity {
     use sea_orm::entity::prelude::*;
 
+    use crate::clock::Time;
+
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
     #[sea_orm(table_name = "users")]
     pub struct Model {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub name: String,
-        pub created_time: DateTime,
+        pub created_time: Time,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -60,7 +62,7 @@ impl Example for User {
 
 impl From<entity::Model> for User {
     fn from(user: entity::Model) -> Self {
-        Self { id: Id(user.id), name: user.name, created_time: clock::format(user.created_time) }
+        Self { id: Id(user.id), name: user.name, created_time: user.created_time.format() }
     }
 }
 
@@ -119,7 +121,7 @@ impl Users {
         let user = entity::ActiveModel {
             id: NotSet,
             name: Set(new.0.name),
-            created_time: Set(clock::now()),
+            created_time: Set(Time::now()),
         };
         let Self { app, created } = self.clone();
         let user = to_the_end(async move {
