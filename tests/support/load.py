@@ -15,6 +15,7 @@ class Load:
 
     def __init__(self, url: str, host: str, sql: Callable[[str], str], workers: int, rate: float):
         self.acknowledged: dict[int, str] = {}
+        self.moments: list[float] = []  # at which each was acknowledged, by the wall clock
         self._failures: list[tuple[float, str]] = []
         self._end = threading.Event()
         self._pause = workers / rate
@@ -35,6 +36,7 @@ class Load:
                 continue
             if answer.status_code == 201:
                 self.acknowledged[answer.json()["id"]] = name
+                self.moments.append(time.time())
             else:
                 self._failures.append((sent, f"{answer.status_code} {answer.text[:200]}"))
 
