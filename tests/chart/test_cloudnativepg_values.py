@@ -39,6 +39,11 @@ def test_one_instance_waits_for_no_other(helm3: Helm) -> None:
     assert "synchronous" not in postgresql(objects)
 
 
+def test_a_restart_does_not_wait_for_the_sessions_of_the_api(helm3: Helm) -> None:
+    """They never end by themselves."""
+    assert helm3.objects(ON)["Cluster", CLUSTER]["spec"]["smartShutdownTimeout"] == 0
+
+
 def test_an_unknown_durability_is_refused_by_its_name(helm: Helm) -> None:
     run = helm.template(ON, "--set=cloudnativepg.dataDurability=maybe")
     assert run.returncode != 0
