@@ -19,11 +19,14 @@ struct Current {
     id: String,
     /// Whether a statement of it has been sent to the database.
     statement: AtomicBool,
+    /// Whether the database warned since it was last forgotten.
+    warning: AtomicBool,
 }
 
 /// Runs `work` as the serving of the request with this id.
 pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
-    CURRENT.scope(Arc::new(Current { id, statement: false.into() }), work).await
+    let current = Current { id, statement: false.into(), warning: false.into() };
+    CURRENT.scope(Arc::new(current), work).await
 }
 
 /// Runs `f` with the id of the request that the current task serves, if it serves one.
@@ -39,6 +42,20 @@ pub fn note_statement() {
 /// Whether a statement of this request was sent to the database.
 pub fn statement_noted() -> bool {
     CURRENT.try_with(|current| current.statement.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+/// Remembers that the database warned while it served this request.
+pub fn note_warning() {
+    CURRENT.try_with(|current| current.warning.store(true, Ordering::Relaxed)).ok();
+}
+
+pub fn forget_warning() {
+    CURRENT.try_with(|current| current.warning.store(false, Ordering::Relaxed)).ok();
+}
+
+/// Whether the database warned since it was last forgotten.
+pub fn warned() -> bool {
+    CURRENT.try_with(|current| current.warning.load(Ordering::Relaxed)).unwrap_or(false)
 }
 
 /// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
@@ -67,13 +84,19 @@ impl<F: Future<Output: Send> + Send + 'static> Future for ToTheEnd<F> {
 impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
     fn drop(&mut self) {
         let Some(work) = self.0.take() else { return };
-        // There is none when the process ends.
-        let Ok(runtime) = Handle::try_current() else { return };
         // From now on it may reach the database at any time.
         note_statement();
-        match CURRENT.try_with(Arc::clone) {
-            Ok(current) => drop(runtime.spawn(CURRENT.scope(current, work))),
-            Err(_) => drop(runtime.spawn(work)),
-        }
+        spawn(work);
+    }
+}
+
+/// Goes on with `work`, which is this request's, in a task of its own.
+pub fn spawn(work: impl Future<Output: Send> + Send + 'static) {
+    // There is none when the process ends.
+    let Ok(runtime) = Handle::try_current() else { return };
+    let work = async { drop(work.await) };
+    match CURRENT.try_with(Arc::clone) {
+        Ok(current) => drop(runtime.spawn(CURRENT.scope(current, work))),
+        Err(_) => drop(runtime.spawn(work)),
     }
 }

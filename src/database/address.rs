@@ -91,6 +91,11 @@ fn postgres_options(mut url: Url, password: &str) -> Result<PgConnectOptions, St
                 std::fs::metadata(&value).map_err(|error| format!("{name}={value}: {error}"))?;
             }
             "user" => has_user = true,
+            "statement-cache-capacity" if value == "0" => {
+                let advice = "would leave a prepared statement on the server with each request: \
+                              give 1 or more, or leave it out (a pooler is found out)";
+                return Err(format!("statement-cache-capacity=0 {advice}"));
+            }
             "sslmode"
             | "host"
             | "port"

@@ -29,7 +29,10 @@ pub fn reason(error: &DbErr) -> String {
         Some(sqlx::Error::Tls(error) | sqlx::Error::Configuration(error)) => error.to_string(),
         Some(sqlx::Error::Database(error)) => error.message().to_owned(),
         Some(error) => error.to_string(),
-        None => error.to_string(),
+        None => match error {
+            DbErr::Custom(reason) => reason.clone(),
+            _ => error.to_string(),
+        },
     }
 }
 

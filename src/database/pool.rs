@@ -4,26 +4,36 @@
 //! falls silent would keep it for good; it also costs a round trip per request. Here a connection
 //! goes back unasked when its last statement was answered, and is thrown away otherwise.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use deadpool::managed::{self, Object, PoolError, QueueMode};
+use deadpool::managed::{self, PoolError, QueueMode};
 use prometheus::{IntCounter, core::Collector};
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
     Statement,
     entity::prelude::async_trait::async_trait,
-    sqlx::{self, AssertSqlSafe, Connection as _},
+    sqlx::{self, Connection as _},
 };
-use sea_query_sqlx::SqlxValues;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     config::Config,
     database::{
         address::Options,
-        connection::{Connection, Connector},
+        begun::Begun,
+        connection::{Connection, Connector, Lease},
         error::{connection_error, is_disconnect, query_error},
         figures::{self, Figures},
+        statement::Answer,
     },
     request,
 };
@@ -32,38 +42,64 @@ use crate::{
 const SERVER_HEAD_START: Duration = Duration::from_millis(100);
 
 /// The database: a [`ConnectionTrait`] for sea-orm.
+#[derive(Clone)]
 pub struct Database {
     pool: managed::Pool<Connector>,
-    /// SQLite has one writer at a time; waiting here is fair, waiting for its lock is not.
-    writer: Option<Semaphore>,
+    /// Turns to write. SQLite has one writer at a time; waiting here is fair, waiting for its lock is
+    /// not. PostgreSQL's writers leave a connection to the readers: a commit may wait for a standby
+    /// for as long as there is none.
+    writers: Arc<Semaphore>,
     acquire_timeout: Duration,
-    statement_timeout: Duration,
+    pub statement_timeout: Duration,
     acquire_timeouts: IntCounter,
+    /// Writes that the server works on beyond their time.
+    pub overdue_writes: Arc<AtomicUsize>,
+    started: Instant,
+    /// When a statement was last answered, in milliseconds since `started`.
+    answered: Arc<AtomicU64>,
 }
 
 impl Database {
     /// Reads `DATABASE_URL`; nothing is connected yet.
     pub fn new(config: &Config) -> Result<Self, String> {
-        let options = Options::parse(config).map_err(|error| {
+        let mut options = Options::parse(config).map_err(|error| {
             format!("DATABASE_URL is not valid: {error}; see wiki-service --help")
         })?;
+        let size = usize::from(config.database_pool_size.get());
+        let writers = match &mut options {
+            Options::Sqlite(_) => 1,
+            Options::Postgres(options) => {
+                // A parameter of the session that a pooler refuses, and no column of ours needs.
+                **options = options.clone().extra_float_digits(None);
+                (size - 1).max(1)
+            }
+        };
         let acquire_timeout = config.database_acquire_timeout_seconds.0;
         let statement_timeout = config.database_statement_timeout_seconds.0;
-        let writer = matches!(options, Options::Sqlite(_)).then(|| Semaphore::new(1));
         let connector = Connector {
             options,
             ping_timeout: acquire_timeout / 4,
             statement_timeout,
             broken: Mutex::new(None),
+            made: Notify::new(),
+            pooler: AtomicBool::new(false),
         };
         // The connection that was used last is the one most likely to live.
         let pool = managed::Pool::builder(connector)
-            .max_size(config.database_pool_size.get().into())
+            .max_size(size)
             .queue_mode(QueueMode::Lifo)
             .build()
             .expect("no time limits of its own");
-        let acquire_timeouts = figures::acquire_timeouts();
-        Ok(Self { pool, writer, acquire_timeout, statement_timeout, acquire_timeouts })
+        Ok(Self {
+            pool,
+            writers: Arc::new(Semaphore::new(writers)),
+            acquire_timeout,
+            statement_timeout,
+            acquire_timeouts: figures::acquire_timeouts(),
+            overdue_writes: Arc::default(),
+            started: Instant::now(),
+            answered: Arc::default(),
+        })
     }
 
     /// How many connections there are, and who waited for one in vain.
@@ -71,13 +107,43 @@ impl Database {
         Figures::new(self.pool.clone(), self.acquire_timeouts.clone())
     }
 
+    pub fn connector(&self) -> &Connector {
+        self.pool.manager()
+    }
+
     pub fn options(&self) -> &Options {
-        &self.pool.manager().options
+        &self.connector().options
     }
 
     /// What a person calls this database; never a password.
     pub fn name(&self) -> String {
         self.options().name()
+    }
+
+    pub fn pool_size(&self) -> usize {
+        self.pool.status().max_size
+    }
+
+    /// Whether every connection is in use.
+    pub fn is_busy(&self) -> bool {
+        let pool = self.pool.status();
+        pool.size == pool.max_size && pool.available == 0
+    }
+
+    /// Whether a statement was answered no longer ago than this.
+    pub fn has_answered_within(&self, span: Duration) -> bool {
+        match self.answered.load(Ordering::Relaxed) {
+            0 => false,
+            answered => self.started.elapsed() < Duration::from_millis(answered) + span,
+        }
+    }
+
+    /// Remembers that the database lives, if this is an answer of it.
+    pub fn note_answer(&self, answer: &Result<Answer, sqlx::Error>) {
+        if !answer.as_ref().is_err_and(is_disconnect) {
+            let now = self.started.elapsed().as_millis() as u64;
+            self.answered.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Says goodbye on every idle connection and lets no new one come.
@@ -87,7 +153,9 @@ impl Database {
         for pooled in idle {
             let goodbye = async {
                 match pooled.connection {
-                    Connection::Postgres(connection) => connection.close().await,
+                    Connection::Session(connection) | Connection::Pooler(connection) => {
+                        connection.close().await
+                    }
                     Connection::Sqlite(connection) => connection.close().await,
                 }
             };
@@ -96,69 +164,52 @@ impl Database {
     }
 
     /// Runs one statement on a free connection, within the limits.
-    async fn run<T, F>(&self, is_write: bool, statement: F) -> Result<T, DbErr>
-    where
-        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
-    {
+    async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
+        let is_write = !statement.sql.starts_with("SELECT");
         let ready = async {
-            let turn = match &self.writer {
-                Some(writer) if is_write => writer.acquire().await.ok(),
-                _ => None,
+            let turn = match is_write {
+                true => self.writers.clone().acquire_owned().await.ok(),
+                false => None,
             };
-            Ok((turn, self.pool.get().await?))
+            Ok((turn, Lease(Some(self.pool.get().await?))))
         };
-        let (_turn, mut pooled) = match timeout(self.acquire_timeout, ready).await {
+        let (turn, lease) = match timeout(self.acquire_timeout, ready).await {
             Ok(Ok(ready)) => ready,
             Ok(Err(PoolError::Backend(error))) => return Err(connection_error(error)),
             Ok(Err(_)) => return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
             Err(_) => {
                 let pool = self.pool.status();
                 // Where the pool could still grow, it was a silent server that let one wait.
-                if self.writer.is_some() || pool.size == pool.max_size {
+                if pool.size == pool.max_size || is_write && self.writers.available_permits() == 0 {
                     self.acquire_timeouts.inc();
+                }
+                if is_write && self.overdue_writes.load(Ordering::Relaxed) > 0 {
+                    // No write is answered at present: to try again in a second would not help.
+                    request::note_statement();
                 }
                 return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
             }
         };
         request::note_statement();
-        pooled.unanswered = true;
         let limit = self.statement_timeout + SERVER_HEAD_START;
-        let error = match timeout(limit, statement(&mut pooled.connection)).await {
-            Ok(Ok(value)) => {
-                pooled.unanswered = false;
-                return Ok(value);
+        let deadline = Instant::now() + limit;
+        let begun = Begun::new(lease, statement, self.statement_timeout, |work| {
+            request::spawn(self.clone().see_through(work, deadline, turn));
+        });
+        let error = match timeout_at(deadline, begun).await {
+            Ok(answer) => {
+                self.note_answer(&answer);
+                match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if !is_disconnect(&error) => return Err(query_error(error)),
+                    Err(error) => query_error(error),
+                }
             }
-            Ok(Err(error)) if !is_disconnect(&error) => {
-                pooled.unanswered = false;
-                return Err(query_error(error));
-            }
-            Ok(Err(error)) => query_error(error),
             Err(_) => DbErr::Query(RuntimeErr::Internal(format!("no answer within {limit:?}"))),
         };
-        drop(Object::take(pooled));
-        self.pool.manager().distrust();
+        self.connector().distrust();
         Err(error)
     }
-}
-
-type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Runs `$method` of sqlx on whichever connection it is.
-macro_rules! on {
-    ($connection:ident, $statement:ident, $method:ident, $convert:expr) => {
-        Box::pin(async move {
-            let sql = AssertSqlSafe($statement.sql);
-            let values = SqlxValues($statement.values.unwrap_or(sea_orm::Values(Vec::new())));
-            match $connection {
-                Connection::Postgres(connection) => {
-                    sqlx::query_with(sql, values).$method(connection).await.map($convert)
-                }
-                Connection::Sqlite(connection) => {
-                    sqlx::query_with(sql, values).$method(connection).await.map($convert)
-                }
-            }
-        })
-    };
 }
 
 #[async_trait]
@@ -176,7 +227,7 @@ impl ConnectionTrait for Database {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.run(true, |c| on!(c, statement, execute, |done| done.into())).await
+        self.run(statement).await.map(|(done, _)| done)
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -184,20 +235,10 @@ impl ConnectionTrait for Database {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let is_write = !statement.sql.starts_with("SELECT");
-        // All rows, though there is one: sqlx ends an INSERT on SQLite, and with it the commit, only
-        // when it is asked for more, and keeps its error to itself when it is not.
-        self.run(is_write, |c| {
-            on!(c, statement, fetch_all, |rows| rows.into_iter().next().map(|row| row.into()))
-        })
-        .await
+        self.run(statement).await.map(|(_, rows)| rows.into_iter().next())
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let is_write = !statement.sql.starts_with("SELECT");
-        self.run(is_write, |c| {
-            on!(c, statement, fetch_all, |rows| rows.into_iter().map(|row| row.into()).collect())
-        })
-        .await
+        self.run(statement).await.map(|(_, rows)| rows)
     }
 }

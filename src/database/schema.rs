@@ -3,21 +3,33 @@
 use std::{io, time::Duration};
 
 use futures_util::{FutureExt, TryFutureExt};
-use migration::{Migrator, MigratorTrait};
+use migration::{Migrator, MigratorTrait, seaql_migrations};
 use sea_orm::{
-    DatabaseConnection, DbErr, EntityTrait,
-    sqlx::{self, ConnectOptions, Connection, postgres::PgPoolOptions, sqlite::SqlitePoolOptions},
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, RuntimeErr, Statement,
+    TransactionTrait,
+    sqlx::{
+        self,
+        postgres::{PgConnectOptions, PgPoolOptions},
+        sqlite::SqlitePoolOptions,
+    },
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::database::{
     address::Options,
-    error::{connection_error, is_missing_table, is_permanent, query_error, reason},
+    error::{connection_error, is_missing_table, is_permanent, reason},
     pool::Database,
 };
 
 /// Longest wait for the first connection, before it is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the database's sign of life.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer shows that the database is there, while all connections are busy.
+const LATELY: Duration = Duration::from_secs(3);
+/// How often a running migration is looked after, and how often it is told of.
+const LOOK: Duration = Duration::from_secs(1);
+const TELL: Duration = Duration::from_secs(10);
 /// The key of the advisory lock under which the schema is changed: the bytes of "wiki".
 const MIGRATION_LOCK: i64 = 0x77696b69;
 
@@ -28,7 +40,7 @@ impl Database {
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(100);
         loop {
-            let error = match self.migrate(deadline).await {
+            let error = match self.migrate(deadline, limit).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_permanent(&error) => {
                     return Err(format!("{name}: {}", reason(&error)));
@@ -45,40 +57,41 @@ impl Database {
         }
     }
 
-    /// Whether a request could be served: the database answers and has this version's schema.
+    /// Whether a request could be served: the database answers and has this version's schema. A
+    /// database that is busy is there, and one question more would only wait behind the others.
     pub async fn check(&self) -> Result<(), DbErr> {
+        let lives = || self.is_busy() && self.has_answered_within(LATELY);
+        if lives() {
+            return Ok(());
+        }
+        match timeout(CHECK_TIMEOUT, self.check_schema()).await {
+            Err(_) | Ok(Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))) if lives() => {
+                Ok(())
+            }
+            Ok(checked) => checked,
+            Err(_) => {
+                let error = format!("no sign of life within {CHECK_TIMEOUT:?}");
+                Err(DbErr::Query(RuntimeErr::Internal(error)))
+            }
+        }
+    }
+
+    async fn check_schema(&self) -> Result<(), DbErr> {
         let newest = Migrator::migrations().pop().expect("a migration").name().to_owned();
-        migration::seaql_migrations::Entity::find_by_id(newest)
+        seaql_migrations::Entity::find_by_id(newest)
             .one(self)
             .await?
             .map(drop)
             .ok_or(DbErr::Migration("the schema is not that of this version".into()))
     }
 
-    async fn migrate(&self, deadline: Instant) -> Result<(), DbErr> {
+    async fn migrate(&self, deadline: Instant, limit: Duration) -> Result<(), DbErr> {
         match self.options().clone() {
             Options::Postgres(options) => {
-                // The usual start is spared the lock and its connections.
-                if by(deadline, self.check()).await.is_ok() {
-                    return Ok(());
+                // The usual start is spared the lock and its connection.
+                if by(deadline, self.check_schema()).await.is_err() {
+                    self.migrate_postgres(*options, deadline, limit).await?;
                 }
-                // Replicas that start together take turns. The lock ends with its connection.
-                let connected = options.connect().map_err(connection_error);
-                let soon = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-                let mut lock = by(soon, connected).await?;
-                let locked = sqlx::query("SELECT pg_advisory_lock($1)")
-                    .bind(MIGRATION_LOCK)
-                    .execute(&mut lock)
-                    .map_err(query_error);
-                by(deadline, locked).await?;
-                // Whoever holds a table does not have others wait behind us.
-                let options = options.options([("lock_timeout", "2s")]);
-                let pool = PgPoolOptions::new()
-                    .max_connections(1)
-                    .acquire_timeout(CONNECT_TIMEOUT)
-                    .connect_lazy_with(options);
-                apply_migrations(pool.into(), deadline).await?;
-                lock.close().await.map_err(query_error)
             }
             Options::Sqlite(options) => {
                 // A lock of another kind than SQLite's own, which closing this file would release:
@@ -98,7 +111,78 @@ impl Database {
                 });
                 let _lock = by(deadline, locked).await?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
-                apply_migrations(pool.into(), deadline).await
+                apply_migrations(pool.into(), deadline).await?;
+            }
+        }
+        migration::check_columns(self).await
+    }
+
+    /// All that is to be done is one transaction, and so is what it holds: behind a pooler, a lock or
+    /// a setting of the session would be left to others.
+    async fn migrate_postgres(
+        &self,
+        options: PgConnectOptions,
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<(), DbErr> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(options);
+        let connection = DatabaseConnection::from(pool);
+        let soon = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+        let transaction = by(soon, connection.begin()).await?;
+        // Replicas that start together take turns, however long one of them takes.
+        let lock = format!(
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; \
+             SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+        );
+        by(deadline, transaction.execute_unprepared(&lock)).await?;
+        let applied = match by(deadline, Migrator::get_migration_models(self)).await {
+            Ok(applied) => applied,
+            Err(error) if is_missing_table(&error) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let work = async {
+            // Whoever holds a table does not have others wait behind us.
+            transaction.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+            Migrator::apply(&transaction, &applied).await?;
+            transaction.commit().await
+        };
+        tokio::select! {
+            done = work => done?,
+            error = self.silence(limit) => return Err(error),
+        }
+        connection.close().await
+    }
+
+    /// Ends when, for as long as `limit`, the database has not said that somebody migrates it. A
+    /// migration may take its time, but the answer to it may also be lost, or wait for a standby.
+    async fn silence(&self, limit: Duration) -> DbErr {
+        let began = Instant::now();
+        let (mut seen, mut told) = (began, began);
+        let held = format!(
+            "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE locktype = 'advisory' AND granted AND datname = current_database() \
+             AND classid = 0 AND objid = {MIGRATION_LOCK} AND objsubid = 1 \
+             AND wait_event IS DISTINCT FROM 'SyncRep'"
+        );
+        loop {
+            sleep(LOOK).await;
+            let held = Statement::from_string(self.get_database_backend(), &held);
+            if let Ok(Some(_)) = self.query_one_raw(held).await {
+                seen = Instant::now();
+            }
+            if seen.elapsed() >= limit {
+                let error = "no sign of life while its schema was brought up to date";
+                return connection_error(io::Error::new(io::ErrorKind::TimedOut, error).into());
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                let (name, seconds) = (self.name(), began.elapsed().as_secs());
+                tracing::info!(
+                    "{name}: its schema is being brought up to date, {seconds} s so far"
+                );
             }
         }
     }

@@ -11,11 +11,12 @@ use std::{
 use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use tracing::{
-    Event, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::Targets,
     layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -25,8 +26,11 @@ use crate::{
     request,
 };
 
+/// Where the driver says what PostgreSQL told it besides an answer.
+const NOTICE: &str = "sqlx::postgres::notice";
+
 pub fn init(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.rust_log).map_err(|error| {
+    let mut filter = EnvFilter::try_new(&config.rust_log).map_err(|error| {
         format!("RUST_LOG={:?} is not valid: {error}; see wiki-service --help", config.rust_log)
     })?;
     let json = match config.log_format {
@@ -34,7 +38,13 @@ pub fn init(config: &Config) -> Result<(), String> {
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    tracing_subscriber::registry().with(filter).with(Lines { json }).init();
+    // The service needs to hear of PostgreSQL's warnings, whether or not they are in the log.
+    let is_enabled = |targets: Targets| targets.would_enable(NOTICE, &Level::WARN);
+    let notices = config.rust_log.parse().map_or(true, is_enabled);
+    if !notices {
+        filter = filter.add_directive(format!("{NOTICE}=warn").parse().expect("a directive"));
+    }
+    tracing_subscriber::registry().with(filter).with(Lines { json, notices }).init();
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}");
         // It ends the process.
@@ -49,13 +59,22 @@ pub fn init(config: &Config) -> Result<(), String> {
 
 struct Lines {
     json: bool,
+    /// Whether PostgreSQL's warnings are among them.
+    notices: bool,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        if metadata.target() == NOTICE && *metadata.level() == Level::WARN {
+            request::note_warning();
+            if !self.notices {
+                return;
+            }
+        }
         let mut line = Line { json: self.json, bytes: Vec::with_capacity(512) };
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
-        let level = event.metadata().level();
+        let level = metadata.level();
         if self.json {
             line.push(&[r#"{"time":""#, &time, r#"","level":""#, level.as_str(), "\""]);
         } else {
