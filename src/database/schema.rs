@@ -115,7 +115,7 @@ impl Database {
                 apply_migrations(pool.into(), deadline).await?;
             }
         }
-        by(deadline, migration::check_columns(self)).await
+        migration::check_columns(self).await
     }
 
     /// All that is to be done is one transaction, and so is what it holds: behind a pooler, a lock or
