@@ -113,7 +113,11 @@ async fn serve(config: Config) -> Result<(), String> {
         }
         app.enter(Phase::Serving);
         tracing::info!("ready");
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => (),
+            () = app.raw_database().keep_up_to_date(startup) => (),
+            () = app.raw_database().watch_size() => (),
+        }
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
         stop.send(()).ok();

@@ -53,7 +53,9 @@ pub fn is_disconnect(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
             // 25006: connected while the server took no writes, as one that is no longer the primary.
-            let codes = ["08", "25006", "57P"];
+            // 0A000: "cached plan must not change result type", since other tables have replaced those
+            // for which its statements were prepared.
+            let codes = ["08", "0A000", "25006", "57P"];
             error.code().is_some_and(|code| codes.iter().any(|c| code.starts_with(c)))
         }
         sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
@@ -64,10 +66,20 @@ pub fn is_disconnect(error: &sqlx::Error) -> bool {
 }
 
 pub fn is_missing_table(error: &DbErr) -> bool {
+    is_missing(error, "42P01", "no such table")
+}
+
+/// Whether the schema is not the one that was asked for: a table or a column is missing.
+pub fn is_other_schema(error: &DbErr) -> bool {
+    is_missing_table(error)
+        || is_missing(error, "42703", "no such column")
+        || is_missing(error, "42703", "has no column")
+}
+
+fn is_missing(error: &DbErr, postgres: &str, sqlite: &str) -> bool {
     match cause(error) {
         Some(sqlx::Error::Database(error)) => {
-            error.code().is_some_and(|code| code == "42P01")
-                || error.message().starts_with("no such table")
+            error.code().is_some_and(|code| code == postgres) || error.message().contains(sqlite)
         }
         _ => false,
     }
@@ -92,10 +104,11 @@ pub fn is_unavailable(error: &DbErr) -> bool {
             match sqlite_code(error.as_ref()) {
                 // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
                 Some(code) => [5, 6, 8, 10, 13, 14].contains(&code),
-                // PostgreSQL: connection, read-only, rollback, resources, locks, intervention.
+                // PostgreSQL: connection, old plan, read-only, rollback, resources, locks, intervention.
                 None => {
                     let code = error.code().unwrap_or_default();
-                    ["08", "25006", "40", "53", "55P03", "57"].iter().any(|c| code.starts_with(c))
+                    let codes = ["08", "0A000", "25006", "40", "53", "55P03", "57"];
+                    codes.iter().any(|c| code.starts_with(c))
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What `/metrics` shows of the pool.
+//! What `/metrics` shows of the database.
 
 use deadpool::managed::Pool;
 use prometheus::{
@@ -17,6 +17,11 @@ pub fn acquire_timeouts() -> IntCounter {
     .expect("a valid name")
 }
 
+pub fn size() -> IntGauge {
+    let help = "Size of the database on its disk, as it was within the last minute";
+    IntGauge::new("database_size_bytes", help).expect("a valid name")
+}
+
 /// Read from the pool whenever they are asked for.
 pub struct Figures {
     pool: Pool<Connector>,
@@ -24,10 +29,11 @@ pub struct Figures {
     open: IntGauge,
     idle: IntGauge,
     acquire_timeouts: IntCounter,
+    size: IntGauge,
 }
 
 impl Figures {
-    pub fn new(pool: Pool<Connector>, acquire_timeouts: IntCounter) -> Self {
+    pub fn new(pool: Pool<Connector>, acquire_timeouts: IntCounter, size: IntGauge) -> Self {
         let gauge = |name, help| IntGauge::new(name, help).expect("a valid name");
         Self {
             pool,
@@ -41,11 +47,12 @@ impl Figures {
                 "Open connections to the database that are not in use",
             ),
             acquire_timeouts,
+            size,
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 4] {
-        [&self.max, &self.open, &self.idle, &self.acquire_timeouts]
+    fn all(&self) -> [&dyn Collector; 5] {
+        [&self.max, &self.open, &self.idle, &self.acquire_timeouts, &self.size]
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use deadpool::managed::{self, PoolError, QueueMode};
-use prometheus::{IntCounter, core::Collector};
+use prometheus::{IntCounter, IntGauge, core::Collector};
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
     Statement,
@@ -22,7 +22,7 @@ use sea_orm::{
 };
 use tokio::{
     sync::{Notify, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         address::Options,
         begun::Begun,
         connection::{Connection, Connector, Lease},
-        error::{connection_error, is_disconnect, query_error},
+        error::{connection_error, is_disconnect, is_other_schema, query_error},
         figures::{self, Figures},
         statement::Answer,
     },
@@ -54,6 +54,9 @@ pub struct Database {
     acquire_timeouts: IntCounter,
     /// Writes that the server works on beyond their time.
     pub overdue_writes: Arc<AtomicUsize>,
+    /// Told when a statement finds another schema than this version's.
+    pub outdated: Arc<Notify>,
+    size: IntGauge,
     started: Instant,
     /// When a statement was last answered, in milliseconds since `started`.
     answered: Arc<AtomicU64>,
@@ -95,6 +98,8 @@ impl Database {
             statement_timeout,
             acquire_timeouts: figures::acquire_timeouts(),
             overdue_writes: Arc::default(),
+            outdated: Arc::default(),
+            size: figures::size(),
             started: Instant::now(),
             answered: Arc::default(),
         })
@@ -102,7 +107,24 @@ impl Database {
 
     /// How many connections there are, and who waited for one in vain.
     pub fn figures(&self) -> impl Collector + use<> {
-        Figures::new(self.pool.clone(), self.acquire_timeouts.clone())
+        Figures::new(self.pool.clone(), self.acquire_timeouts.clone(), self.size.clone())
+    }
+
+    /// Asks how large the database is, now and every minute, for the figures.
+    pub async fn watch_size(&self) {
+        let backend = self.get_database_backend();
+        let sql = match backend {
+            DbBackend::Postgres => "SELECT pg_database_size(current_database())",
+            _ => "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+        };
+        loop {
+            if let Ok(Some(row)) = self.query_one_raw(Statement::from_string(backend, sql)).await
+                && let Ok(size) = row.try_get_by_index(0)
+            {
+                self.size.set(size);
+            }
+            sleep(Duration::from_secs(60)).await;
+        }
     }
 
     pub fn connector(&self) -> &Connector {
@@ -199,7 +221,13 @@ impl Database {
                 self.note_answer(&answer);
                 match answer {
                     Ok(answer) => return Ok(answer),
-                    Err(error) if !is_disconnect(&error) => return Err(query_error(error)),
+                    Err(error) if !is_disconnect(&error) => {
+                        let error = query_error(error);
+                        if is_other_schema(&error) {
+                            self.outdated.notify_one();
+                        }
+                        return Err(error);
+                    }
                     Err(error) => query_error(error),
                 }
             }

@@ -64,6 +64,22 @@ impl Database {
         }
     }
 
+    /// Brings the schema up to date again whenever another one is found, as after the restore of an
+    /// older version's dump.
+    pub async fn keep_up_to_date(&self, limit: Duration) {
+        // What the start has found, and mended.
+        timeout(Duration::ZERO, self.outdated.notified()).await.ok();
+        loop {
+            self.outdated.notified().await;
+            match self.prepare(limit).await {
+                Ok(()) => tracing::info!("{}: the schema is up to date again", self.name()),
+                Err(error) => tracing::error!("{error}"),
+            }
+            // What did not help does not help more for being done with each request.
+            sleep(LOOK).await;
+        }
+    }
+
     /// Whether a request could be served: the database answers and has this version's schema. A
     /// database that is busy is there, and one question more would only wait behind the others.
     pub async fn check(&self) -> Result<(), DbErr> {
@@ -75,7 +91,12 @@ impl Database {
             Err(_) | Ok(Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))) if lives() => {
                 Ok(())
             }
-            Ok(checked) => checked,
+            Ok(checked) => {
+                if let Err(DbErr::Migration(_)) = checked {
+                    self.outdated.notify_one();
+                }
+                checked
+            }
             Err(_) => {
                 let error = format!("no sign of life within {CHECK_TIMEOUT:?}");
                 Err(DbErr::Query(RuntimeErr::Internal(error)))
@@ -85,11 +106,11 @@ impl Database {
 
     async fn check_schema(&self) -> Result<(), DbErr> {
         let newest = Migrator::migrations().pop().expect("a migration").name().to_owned();
-        seaql_migrations::Entity::find_by_id(newest)
-            .one(self)
-            .await?
-            .map(drop)
-            .ok_or(DbErr::Migration("the schema is not that of this version".into()))
+        match seaql_migrations::Entity::find_by_id(newest).one(self).await {
+            Ok(Some(_)) => Ok(()),
+            Err(error) if !is_missing_table(&error) => Err(error),
+            _ => Err(DbErr::Migration("the schema is not that of this version".into())),
+        }
     }
 
     async fn migrate(&self, deadline: Instant, limit: Duration) -> Result<(), DbErr> {

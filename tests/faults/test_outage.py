@@ -359,9 +359,7 @@ def test_clients_that_hang_up_have_the_database_open_no_more_than_the_pool(
         for number in range(1, 17):
             client = socket.create_connection((service.host, service.port))
             client.sendall(f"GET /users/{user['id']} HTTP/1.1\r\nhost: wiki\r\n\r\n".encode())
-            wait_until(
-                lambda: metrics(service)["http_requests_in_flight"] > resting, "it to begin"
-            )
+            wait_until(lambda: metrics(service)["http_requests_in_flight"] > resting, "it to begin")
             waiting = f"SELECT count(*) {ours} AND wait_event_type = 'Lock'"
             wait_until(
                 lambda: postgres_database.execute(waiting)[0][0] >= min(number, 4),  # noqa: B023

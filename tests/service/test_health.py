@@ -123,9 +123,7 @@ def test_a_migration_ends_when_the_database_falls_silent(
 def test_a_busy_database_is_there(own_postgres: Postgres, start_service: StartService) -> None:
     """And one that says nothing is not, however busy it was."""
     database = own_postgres.create_database()
-    service = start_service(
-        database, DATABASE_POOL_SIZE=2, DATABASE_STATEMENT_TIMEOUT_SECONDS=60
-    )
+    service = start_service(database, DATABASE_POOL_SIZE=2, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
     user = create_user(service.client)
     database.execute(
         "ALTER TABLE users RENAME TO fast; CREATE VIEW users AS "
@@ -143,7 +141,9 @@ def test_a_busy_database_is_there(own_postgres: Postgres, start_service: StartSe
         return service.client.get("/readyz").status_code == 200
 
     def backends() -> int:
-        return len(database.execute("SELECT 1 FROM pg_stat_activity WHERE application_name ~ 'wiki'"))
+        return len(
+            database.execute("SELECT 1 FROM pg_stat_activity WHERE application_name ~ 'wiki'")
+        )
 
     with ThreadPoolExecutor(16) as clients:
         try:

@@ -54,9 +54,7 @@ SHARED = 3
     ],
     ids=lambda value: "-".join(map(str, [value[0], *value[1].values()])),
 )
-def pooler(
-    request: pytest.FixtureRequest, postgres_database: PostgresDatabase
-) -> Iterator[Pooler]:
+def pooler(request: pytest.FixtureRequest, postgres_database: PostgresDatabase) -> Iterator[Pooler]:
     release, settings = request.param
     try:
         program = poolers.program(release)

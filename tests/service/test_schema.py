@@ -183,7 +183,16 @@ def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
             "FUNCTION most()",
         ),
     ],
-    ids=["view", "materialized", "rule", "generated", "trigger", "policy", "publication", "function"],
+    ids=[
+        "view",
+        "materialized",
+        "rule",
+        "generated",
+        "trigger",
+        "policy",
+        "publication",
+        "function",
+    ],
 )
 def test_what_is_in_the_way_of_the_adoption_is_named(
     predecessors: PostgresDatabase,
