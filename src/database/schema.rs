@@ -117,8 +117,11 @@ impl Database {
         match self.options().clone() {
             Options::Postgres(options) => {
                 // The usual start is spared the lock and its connection.
-                if by(deadline, self.check_schema()).await.is_err() {
-                    self.migrate_postgres(*options, deadline, limit).await?;
+                match by(deadline, self.check_schema()).await {
+                    Ok(()) => {}
+                    // sqlx' pool would try again, and not say what it met.
+                    Err(error @ DbErr::Conn(_)) => return Err(error),
+                    Err(_) => self.migrate_postgres(*options, deadline, limit).await?,
                 }
             }
             Options::Sqlite(options) => {
