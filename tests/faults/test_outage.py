@@ -344,6 +344,38 @@ def test_clients_that_hang_up_leave_no_connection_behind(
     assert_the_pool_is_whole(service, user["id"])
 
 
+def test_clients_that_hang_up_have_the_database_open_no_more_than_the_pool(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    """Their statements run on; so does their use of the pool."""
+    service = start_service(
+        postgres_database, DATABASE_POOL_SIZE=4, DATABASE_STATEMENT_TIMEOUT_SECONDS=60
+    )
+    user = create_user(service.client)
+    ours = "FROM pg_stat_activity WHERE application_name = 'wiki-service'"
+    resting = metrics(service)["http_requests_in_flight"]
+    with postgres_database.connect() as other, other.transaction(force_rollback=True):
+        other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        for number in range(1, 17):
+            client = socket.create_connection((service.host, service.port))
+            client.sendall(f"GET /users/{user['id']} HTTP/1.1\r\nhost: wiki\r\n\r\n".encode())
+            wait_until(lambda: metrics(service)["http_requests_in_flight"] > resting, "it to begin")
+            waiting = f"SELECT count(*) {ours} AND wait_event_type = 'Lock'"
+            wait_until(
+                lambda: postgres_database.execute(waiting)[0][0] >= min(number, 4),  # noqa: B023
+                "its statement",
+            )
+            client.close()
+            wait_until(
+                lambda: metrics(service)["http_requests_in_flight"] == resting, "it to be given up"
+            )
+            assert postgres_database.execute(f"SELECT count(*) {ours}")[0][0] <= 4
+    wait_until(
+        lambda: timed(service.client, "GET", f"/users/{user['id']}").status == 200, "all to be well"
+    )
+    assert postgres_database.execute(f"SELECT count(*) {ours}")[0][0] <= 4
+
+
 def test_what_a_client_that_hung_up_has_written_is_counted(
     database: Database, start_service: StartService
 ) -> None:

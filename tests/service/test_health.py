@@ -1,7 +1,10 @@
 """Probes, and the order of a start."""
 
+import contextlib
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -75,6 +78,88 @@ def test_it_waits_for_another_replicas_migration_for_a_bounded_time(
         assert time.monotonic() - start < 10
     again = start_service(postgres_database)
     assert create_user(again.client)
+
+
+@pytest.fixture
+def slow_schema(own_postgres: Postgres) -> PostgresDatabase:
+    """Where making the tables takes some seconds, as it does to rewrite large ones."""
+    database = own_postgres.create_database()
+    database.execute(
+        "CREATE FUNCTION sleep() RETURNS event_trigger LANGUAGE plpgsql "
+        "AS 'BEGIN PERFORM pg_sleep(1.5); END'"
+    )
+    database.execute(
+        "CREATE EVENT TRIGGER sleep ON ddl_command_start WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION sleep()"
+    )
+    return database
+
+
+def is_in_the_middle(database: PostgresDatabase) -> bool:
+    return bool(database.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+
+
+def test_a_long_migration_is_not_cut(
+    slow_schema: PostgresDatabase, start_service: StartService
+) -> None:
+    service = start_service(slow_schema, STARTUP_TIMEOUT_SECONDS=2)
+    assert create_user(service.client)["id"] == 1
+
+
+@pytest.mark.parametrize("fault", ["frozen", "cut off"])
+def test_a_migration_ends_when_the_database_falls_silent(
+    slow_schema: PostgresDatabase, start_service: StartService, fault: str
+) -> None:
+    proxy = TcpProxy(slow_schema.server.port)
+    settings = slow_schema.environment_at(proxy.port)
+    service = start_service(until="nothing", STARTUP_TIMEOUT_SECONDS=2, **settings)
+    wait_until(lambda: is_in_the_middle(slow_schema), "the migration to begin")
+    {"frozen": slow_schema.server.pause, "cut off": proxy.silence}[fault]()
+    assert service.wait_for_end(20) == 1
+    assert "2s" in service.text.splitlines()[-1]
+    proxy.close()
+
+
+def test_a_busy_database_is_there(own_postgres: Postgres, start_service: StartService) -> None:
+    """And one that says nothing is not, however busy it was."""
+    database = own_postgres.create_database()
+    service = start_service(database, DATABASE_POOL_SIZE=2, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
+    user = create_user(service.client)
+    database.execute(
+        "ALTER TABLE users RENAME TO fast; CREATE VIEW users AS "
+        "SELECT fast.* FROM fast, LATERAL (SELECT pg_sleep(0.3) WHERE fast.id > 0) AS slow"
+    )
+    over = threading.Event()
+    statuses: set[int] = set()
+
+    def read() -> None:
+        while not over.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                statuses.add(httpx.get(f"{service.url}/users/{user['id']}", timeout=90).status_code)
+
+    def is_ready() -> bool:
+        return service.client.get("/readyz").status_code == 200
+
+    def backends() -> int:
+        return len(
+            database.execute("SELECT 1 FROM pg_stat_activity WHERE application_name ~ 'wiki'")
+        )
+
+    with ThreadPoolExecutor(16) as clients:
+        try:
+            for _ in range(16):
+                clients.submit(read)
+            wait_until(lambda: 503 in statuses, "the pool to be too small")
+            for _ in range(20):
+                assert is_ready()
+                assert backends() <= 2
+            own_postgres.pause()
+            wait_until(lambda: not is_ready(), "the silence to be noticed")
+        finally:
+            over.set()
+            own_postgres.resume()
+    assert statuses == {200, 503}
+    service.wait_until_ready()
 
 
 def probe(program: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -119,7 +119,8 @@ def test_a_migrated_database_is_left_as_it_is(
 def test_an_adopted_schema_is_a_fresh_schema(
     predecessors: PostgresDatabase, start_service: StartService
 ) -> None:
-    """What one version of the service works on does not depend on who made it."""
+    """What one version of the service works on does not depend on who made it. (A varchar without
+    a length is a text.)"""
     fresh = predecessors.server.create_database()
     start_service(predecessors)
     start_service(fresh)
@@ -128,9 +129,198 @@ def test_an_adopted_schema_is_a_fresh_schema(
 
 def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
     return database.execute(
-        "SELECT table_name, column_name, data_type FROM information_schema.columns "
+        "SELECT table_name, column_name, replace(data_type, 'character varying', 'text') "
+        "FROM information_schema.columns "
         "WHERE table_schema = 'public' ORDER BY 1, 2"
     )
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "name", "column", "away"),
+    [
+        ("CREATE VIEW report AS SELECT id FROM users", "view report", "users.id", "VIEW report"),
+        (
+            "CREATE MATERIALIZED VIEW report AS SELECT user_id FROM posts",
+            "view report",
+            "posts.user_id",
+            "MATERIALIZED VIEW report",
+        ),
+        (
+            "CREATE RULE keep AS ON DELETE TO users WHERE old.id = 1 DO INSTEAD NOTHING",
+            "rule keep",
+            "users.id",
+            "RULE keep ON users",
+        ),
+        (
+            "ALTER TABLE users ADD twice integer GENERATED ALWAYS AS (id * 2) STORED",
+            "column twice",
+            "users.id",
+            "twice",
+        ),
+        (
+            "CREATE TRIGGER keep BEFORE UPDATE OF id ON users "
+            "FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "trigger keep",
+            "users.id",
+            "TRIGGER keep ON users",
+        ),
+        (
+            "CREATE POLICY own ON posts USING (user_id = 1)",
+            "policy own",
+            "posts.user_id",
+            "POLICY own ON posts",
+        ),
+        (
+            "CREATE PUBLICATION few FOR TABLE users WHERE (id > 10)",
+            "publication few",
+            "users.id",
+            "PUBLICATION few",
+        ),
+        (
+            "CREATE FUNCTION most() RETURNS integer BEGIN ATOMIC SELECT max(id) FROM users; END",
+            "function most()",
+            "users.id",
+            "FUNCTION most()",
+        ),
+    ],
+    ids=[
+        "view",
+        "materialized",
+        "rule",
+        "generated",
+        "trigger",
+        "policy",
+        "publication",
+        "function",
+    ],
+)
+def test_what_is_in_the_way_of_the_adoption_is_named(
+    predecessors: PostgresDatabase,
+    program: Path,
+    obstacle: str,
+    name: str,
+    column: str,
+    away: str,
+) -> None:
+    predecessors.execute(obstacle)
+    before = schema(predecessors)
+    run = migrate(program, predecessors)
+    assert run.returncode == 1
+    assert name in run.stderr
+    assert column in run.stderr
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert schema(predecessors) == before
+    predecessors.execute(
+        "ALTER TABLE users DROP COLUMN twice" if away == "twice" else f"DROP {away}"
+    )
+    run = migrate(program, predecessors)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_varchar_is_left_as_it_is(
+    predecessors: PostgresDatabase, start_service: StartService
+) -> None:
+    """It need not be a text; one that is too short for what the service takes becomes one."""
+    predecessors.execute("CREATE VIEW names AS SELECT name FROM users")
+    predecessors.execute("ALTER TABLE posts ALTER content TYPE varchar(20)")
+    client = start_service(predecessors).client
+    assert create_user(client, "y" * 200)
+    assert create_post(client, 1, "z" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE users ALTER created_time TYPE date", ("users.created_time", "date")),
+        ("ALTER TABLE posts ALTER created_time TYPE text", ("posts.created_time", "text")),
+        ("ALTER TABLE posts ALTER content TYPE char(10)", ("posts.content", "character(10)")),
+        ("ALTER TABLE posts ALTER post_id TYPE numeric", ("posts.post_id", "numeric")),
+        ("ALTER TABLE users DROP name", ("users", "name")),
+    ],
+)
+def test_columns_that_cannot_be_read_are_named_before_anything_is_written(
+    predecessors: PostgresDatabase, program: Path, change: str, said: tuple[str, str]
+) -> None:
+    predecessors.execute(change)
+    before = schema(predecessors)
+    run = migrate(program, predecessors)
+    assert run.returncode == 1
+    for words in said:
+        assert words in run.stderr
+    assert schema(predecessors) == before
+
+
+def test_columns_that_were_changed_after_the_adoption_are_named(
+    predecessors: PostgresDatabase, program: Path
+) -> None:
+    assert migrate(program, predecessors).returncode == 0
+    predecessors.execute("ALTER TABLE users ALTER created_time TYPE date")
+    run = migrate(program, predecessors)
+    assert run.returncode == 1
+    assert "users.created_time" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
+def test_times_that_python_cannot_hold_are_its_first_and_last(
+    predecessors: PostgresDatabase, start_service: StartService, kind: str
+) -> None:
+    """asyncpg reads the two infinities so. A NULL was a 500, and is."""
+    first, last = "0001-01-01T00:00:00.000000", "9999-12-31T23:59:59.999999"
+    expected = {
+        "infinity": last,
+        "-infinity": first,
+        "4713-01-01 00:00:00 BC": first,
+        "0001-12-31 00:00:00 BC": first,
+        "10000-01-01 00:00:00": last,
+        "294276-12-31 23:59:59.999999": last,
+        "0001-01-01 00:00:00.000001": "0001-01-01T00:00:00.000001",
+        "9999-12-31 23:59:59.999998": "9999-12-31T23:59:59.999998",
+        "1969-12-31 23:59:59.5": "1969-12-31T23:59:59.500000",
+    }
+    predecessors.execute(
+        f"SET timezone = 'UTC'; ALTER TABLE users ALTER created_time TYPE {kind}; "
+        "TRUNCATE users RESTART IDENTITY CASCADE; "
+        "INSERT INTO users (name, created_time) VALUES "
+        + ", ".join(f"('x', '{time}')" for time in expected)
+        + ", ('x', NULL)"
+    )
+    client = start_service(predecessors).client
+    for number, time in enumerate(expected.values(), start=1):
+        assert client.get(f"/users/{number}").json()["created_time"] == time
+    problem(client.get(f"/users/{len(expected) + 1}"), 500)
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        ("id BIGINT NOT NULL PRIMARY KEY, name TEXT, created_time TEXT", "users.id"),
+        ("id INTEGER PRIMARY KEY, name INTEGER, created_time TEXT", "users.name"),
+        ("id INTEGER PRIMARY KEY, name TEXT", "created_time"),
+    ],
+)
+def test_columns_of_sqlite_that_cannot_be_read_are_named(
+    sqlite_database: SqliteDatabase, program: Path, users: str, said: str
+) -> None:
+    """Only an INTEGER PRIMARY KEY numbers its rows; 12 in a column of integers is no text."""
+    sqlite_database.execute(f"CREATE TABLE users ({users})")
+    run = migrate(program, sqlite_database)
+    assert run.returncode == 1
+    assert said in run.stderr
+
+
+def test_the_predecessors_tables_on_sqlite_are_served(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    sqlite_database.execute(
+        "CREATE TABLE users (id INTEGER NOT NULL, name VARCHAR NOT NULL, created_time DATETIME, "
+        "PRIMARY KEY (id))"
+    )
+    sqlite_database.execute("INSERT INTO users VALUES (1, 'Ada', '2024-12-14 10:30:00.123456')")
+    sqlite_database.execute("INSERT INTO users VALUES (2, 'Methuselah', 300000000000)")
+    client = start_service(sqlite_database).client
+    assert client.get("/users/1").json()["created_time"] == "2024-12-14T10:30:00.123456"
+    assert client.get("/users/2").json()["created_time"] == "9999-12-31T23:59:59.999999"
+    assert create_user(client, "12")["name"] == "12"
 
 
 def test_the_previous_version_works_on_what_the_next_one_migrated(

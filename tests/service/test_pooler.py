@@ -1,0 +1,159 @@
+"""A connection pooler between the service and PostgreSQL."""
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from support import pooler as poolers
+from support.api import create_post, create_user
+from support.databases import PASSWORD, USER, PostgresDatabase
+from support.pooler import Pooler
+from support.service import Service, StartService, environment
+from support.wait import wait_until
+
+# Sessions of the server that many clients share, in transaction mode.
+SHARED = 3
+
+
+@pytest.fixture(
+    params=[
+        ("bookworm", {"pool_mode": "transaction", "default_pool_size": SHARED}),
+        ("bookworm", {"pool_mode": "session", "default_pool_size": 20}),
+        (
+            "trixie",
+            {
+                "pool_mode": "transaction",
+                "default_pool_size": SHARED,
+                "max_prepared_statements": 0,
+            },
+        ),
+        (
+            "trixie",
+            {
+                "pool_mode": "transaction",
+                "default_pool_size": SHARED,
+                "max_prepared_statements": 200,
+            },
+        ),
+        (
+            "trixie",
+            # As operators set it up: what is asked of a session is passed over without a word.
+            {
+                "pool_mode": "transaction",
+                "default_pool_size": SHARED,
+                "ignore_startup_parameters": "extra_float_digits,options",
+            },
+        ),
+        ("trixie", {"pool_mode": "session", "default_pool_size": 20}),
+    ],
+    ids=lambda value: "-".join(map(str, [value[0], *value[1].values()])),
+)
+def pooler(request: pytest.FixtureRequest, postgres_database: PostgresDatabase) -> Iterator[Pooler]:
+    release, settings = request.param
+    try:
+        program = poolers.program(release)
+    except poolers.UnavailableError as reason:
+        pytest.skip(str(reason))
+    one = Pooler(program, postgres_database.server, **settings)
+    yield one
+    one.remove()
+
+
+def connect(pooler: Pooler, database: PostgresDatabase) -> psycopg.Connection:
+    """As another client of the same pooler: one that sets nothing and prepares nothing."""
+    return psycopg.connect(
+        host="127.0.0.1",
+        port=pooler.port,
+        user=USER,
+        password=PASSWORD,
+        dbname=database.name,
+        autocommit=True,
+        prepare_threshold=None,
+    )
+
+
+def use(service: Service, number: int) -> None:
+    """What a client does, and whether each answer is to its own question."""
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        for turn in range(4):
+            user = create_user(client, f"user {number}-{turn}")
+            assert user["name"] == f"user {number}-{turn}"
+            post = create_post(client, user["id"], f"post {number}-{turn}")
+            assert (post["user_id"], post["content"]) == (user["id"], f"post {number}-{turn}")
+            assert client.get(f"/users/{user['id']}").json() == user
+            assert client.get(f"/posts/{post['post_id']}").json() == post
+            assert client.post("/posts", json={"user_id": 10**9, "content": "x"}).status_code == 404
+
+
+def test_requests_do_not_meet_each_others_sessions(
+    pooler: Pooler, postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    settings = postgres_database.environment_at(pooler.port)
+    with connect(pooler, postgres_database) as other, ThreadPoolExecutor(10) as clients:
+        show = "SHOW statement_timeout"
+        before = other.execute(show).fetchone()
+        # Together, so that they also take turns to make the schema.
+        replicas = [start_service(until="nothing", **settings) for _ in range(2)]
+        for replica in replicas:
+            replica.wait_until_ready()
+        work = [clients.submit(use, replicas[n % 2], n) for n in range(10)]
+        while not all(one.done() for one in work):
+            assert other.execute(show).fetchone() == before
+        for one in work:
+            one.result()
+    for replica in replicas:
+        assert not [line for line in replica.lines() if line["level"] in ("WARN", "ERROR")]
+    if pooler.mode == "transaction":
+        assert_nothing_is_left(pooler, postgres_database)
+    assert postgres_database.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def assert_nothing_is_left(pooler: Pooler, database: PostgresDatabase) -> None:
+    """In any of the server's sessions: a transaction in each of them at a time holds them all."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(connect(pooler, database)) for _ in range(SHARED)]
+        for session in sessions:
+            stack.enter_context(session.transaction())
+            session.execute("SELECT 1")
+        for session in sessions:
+            prepared = session.execute("SELECT name, statement FROM pg_prepared_statements")
+            assert prepared.fetchall() == []
+            assert session.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_statement_has_its_limit_behind_a_pooler_too(
+    pooler: Pooler, postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    service = start_service(**postgres_database.environment_at(pooler.port))
+    user = create_user(service.client)
+    with postgres_database.writes_blocked():
+        answer = service.client.post("/users", json={"name": "x"})
+        assert answer.status_code == 503
+        assert "retry-after" not in answer.headers
+        wait_until(lambda: "statement timeout" in service.text, "the server to end it")
+        assert service.client.get(f"/users/{user['id']}").json() == user
+    assert create_user(service.client)
+
+
+def test_a_cache_of_no_statements_is_refused(
+    postgres_database: PostgresDatabase, program: Path
+) -> None:
+    """sqlx prepares each statement under a name then, and closes none."""
+    settings = postgres_database.environment
+    settings["DATABASE_URL"] += "?statement-cache-capacity=0"
+    run = subprocess.run(
+        [program, "migrate"],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "statement-cache-capacity=0" in run.stderr
