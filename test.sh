@@ -21,6 +21,7 @@ fi
 if [[ ${stages[*]} =~ all|service|faults ]]; then
   need cc gcc
   need faketime
+  PATH=$PATH:/usr/sbin need pgbouncer
   need shellcheck
   need strace
 fi

@@ -41,13 +41,14 @@ config! {
     database_url: String = "sqlite://wiki.db",
     /// Password for PostgreSQL, where DATABASE_URL has none; without either, that of ~/.pgpass
     pgpassword: String = "",
-    /// Most connections to the database at a time
+    /// Most connections to the database at a time; on PostgreSQL, writes leave one of them to reads
     database_pool_size: NonZeroU16 = "8",
     /// Longest wait for a free connection; after it the answer is 503
     database_acquire_timeout_seconds: Seconds = "0.8",
     /// Longest time for one statement, after which PostgreSQL ends it; 0.1 s later the answer is 503
     database_statement_timeout_seconds: Seconds = "0.9",
-    /// Longest wait for the database at the start
+    /// Longest wait for the database at the start; a migration may take longer, if the database
+    /// shows that it lives
     startup_timeout_seconds: Seconds = "60",
     /// Longest time for one request, its body included; after it the answer is 503, or 408 if the
     /// body has not arrived

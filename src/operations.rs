@@ -68,7 +68,7 @@ impl Operations {
     /// Can requests be served?
     ///
     /// That is: the service is neither starting nor stopping, the database answers, and its schema
-    /// is this version's. While all connections are busy, an answer to one of them will do.
+    /// is this version's.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
     async fn readyz(&self) -> Result<Fine, Failure<NotReady>> {
         if self.0.is(Phase::Stopping) {

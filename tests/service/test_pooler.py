@@ -1,10 +1,8 @@
 """A connection pooler between the service and PostgreSQL."""
 
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -14,7 +12,7 @@ from support import pooler as poolers
 from support.api import create_post, create_user
 from support.databases import PASSWORD, USER, PostgresDatabase
 from support.pooler import Pooler
-from support.service import Service, StartService, environment
+from support.service import Service, StartService
 from support.wait import wait_until
 
 # Sessions of the server that many clients share, in transaction mode.
@@ -139,21 +137,3 @@ def test_a_statement_has_its_limit_behind_a_pooler_too(
         wait_until(lambda: "statement timeout" in service.text, "the server to end it")
         assert service.client.get(f"/users/{user['id']}").json() == user
     assert create_user(service.client)
-
-
-def test_a_cache_of_no_statements_is_refused(
-    postgres_database: PostgresDatabase, program: Path
-) -> None:
-    """sqlx prepares each statement under a name then, and closes none."""
-    settings = postgres_database.environment
-    settings["DATABASE_URL"] += "?statement-cache-capacity=0"
-    run = subprocess.run(
-        [program, "migrate"],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 1
-    assert "statement-cache-capacity=0" in run.stderr
