@@ -86,7 +86,8 @@ fn receive() -> Result<File, String> {
                 .into(),
         );
     }
-    file.write_all(b"COMMIT;\n").and_then(|()| file.rewind()).map_err(failed)?;
+    // a copy may have lost its last line break
+    file.write_all(b"\nCOMMIT;\n").and_then(|()| file.rewind()).map_err(failed)?;
     Ok(file)
 }
 

@@ -79,7 +79,8 @@ def test_any_dump_goes_over_any_schema(
     for found, schema in SCHEMAS.items():
         database = postgres.create_database()
         database.execute(schema)
-        restored = wiki_cluster.run("restore", database, text)
+        # as a copy through an editor or a shell's variable may be
+        restored = wiki_cluster.run("restore", database, text.strip())
         assert restored.returncode == 0, (found, restored.stderr)
         assert dump(database) == dump(original), found
 
