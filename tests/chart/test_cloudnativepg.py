@@ -196,7 +196,7 @@ def test_a_killed_primary_under_load(release: Release, operand: str) -> None:
         load.wait_for(80)
         release.kubectl("delete", "pod", old, "--grace-period=0", "--force")
         wait_until(lambda: primary(release) != old, "a new primary", seconds=180, every=0.5)
-        load.wait_for(200)
+        load.wait_for(200, seconds=300)
     assert_told_by_the_api(load)
     assert_nothing_lost(release, load)
     ours, theirs = longest_pause(load.moments), longest_pause(written)
