@@ -67,7 +67,7 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
     };
     let is_bare = |part: &&str| !part.contains(['=', '[', ']', '}']);
     // What names another program's crate is passed over, as long as something else is left.
-    let unknown = match parts.iter().any(|part| is_known(part)) {
+    let unknown = match parts.iter().any(is_known) {
         true => parts.iter().find(|part| is_bare(part) && !is_known(part)),
         false => parts.first(),
     };

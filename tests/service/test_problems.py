@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.api import create_user, problem
-from support.databases import Database, PostgresDatabase
+from support.api import problem
+from support.databases import Database
 from support.service import Service, StartService
 
 JSON = {"content-type": "application/json"}
@@ -168,26 +168,6 @@ def test_an_error_inside_says_nothing_of_its_cause(
     assert any("posts" in str(line).replace("/posts/", "") for line in causes), (
         "the log does not say that the table is missing"
     )
-
-
-def test_a_panic_is_a_500_and_the_process_lives_on(
-    postgres_database: PostgresDatabase, start_service: StartService
-) -> None:
-    """PostgreSQL's `infinity` is beyond the calendar of the date library, which panics on it."""
-    service = start_service(postgres_database)
-    user = create_user(service.client)
-    postgres_database.execute("UPDATE users SET created_time = 'infinity'")
-    for _ in range(20):
-        answer = service.client.get(f"/users/{user['id']}")
-        body = problem(answer, 500)
-        assert "overflow" not in answer.text
-    assert service.process.poll() is None
-    assert service.lines_of(body["request_id"])
-    assert "panic" in service.text
-    assert all(line.startswith("{") for line in service.text.splitlines()), "a line is not JSON"
-    assert create_user(service.client)["id"] > user["id"]
-    series = 'http_requests_total{method="GET",route="/users/{id}",status="500"} 20'
-    assert series in service.client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
