@@ -211,7 +211,7 @@ groups: {{- toYaml $groups | nindent 2 }}
 {{- $builtin := eq $database "builtin" }}
 {{- $auth := ternary .Values.postgresql.auth .Values.externalDatabase $builtin }}
 - name: PGHOST
-  value: {{ ternary (printf "%s-postgresql" (include "wiki.fullname" .)) (trimAll "[]" .Values.externalDatabase.host) $builtin | quote }}
+  value: {{ ternary (printf "%s-postgresql" (include "wiki.fullname" .)) (.Values.externalDatabase.host | default "" | trimAll "[]") $builtin | quote }}
 - name: PGPORT
   value: {{ ternary 5432 .Values.externalDatabase.port $builtin | int | quote }}
 - name: PGUSER
