@@ -39,6 +39,8 @@ in
       mkdir $out/{lib,opt}
       cp -r /machine/postgresql-16/*/pginstall/{bin,lib,share} $out/opt/
       cp /machine/postgresql-16/*.libs/* $out/lib/
+      # The wheel's libpq is made without TLS, which that of nixpkgs has, as has Debian's.
+      cp -L --no-preserve=mode /usr/lib/*-linux-gnu/libpq.so.5 $out/lib/libpq-*.so.*
       rm -rf $out/opt/lib/{pkgconfig,*.a,postgresql/pgxs}
       echo "unix_socket_directories = '/run/postgresql'" >>$out/opt/share/postgresql/postgresql.conf.sample
       cd $out/opt/bin

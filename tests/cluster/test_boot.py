@@ -210,7 +210,7 @@ LEFT = {
     ],
 }
 # In the container's own layer: settings and logs of programs, and what k3s notes of its images.
-LAYER = {"/etc/docker", "/opt/containerd", "/root/.kube", "/usr/share", "/var/log"}
+LAYER = {"/etc/docker", "/opt/containerd", "/root/.config", "/root/.kube", "/usr/share", "/var/log"}
 
 
 def left(cluster: Container) -> dict[str, Any]:
