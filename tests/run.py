@@ -31,7 +31,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {
         "cargo build": service.build,
         "cargo-deny (built once)": cargo_deny.install,
-        "Prometheus 3": prometheus.install,
+        "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
@@ -44,7 +44,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "Helm 3 and 4, kube-score (built once)": partial(
             helm.install_all, "helm3", "helm4", "kube-score"
         ),
-        "Prometheus 3": prometheus.install,
+        "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     "delivery": {
         "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,

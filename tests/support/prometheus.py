@@ -1,10 +1,9 @@
-"""Prometheus 3 and promtool, installed once and kept, and a server of them."""
+"""Prometheus 3 and promtool, built from their Go module once and kept, and a server of them."""
 
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +15,37 @@ from support.wait import wait_until
 
 VERSION = "v0.316.0"  # the module's number for Prometheus 3.16.0
 MODULE = "github.com/prometheus/prometheus/cmd"
-UNPACK = Path(__file__).parent / "unpack-debian"
 
-BIN = CACHE / "prometheus-3"
+BIN = CACHE / f"prometheus-{VERSION}"
 PROGRAMS = ("prometheus", "promtool")
 
 
 def install() -> None:
-    """Debian's, where its packages can be had; else they are built, for some minutes."""
-    with turn("prometheus"), tempfile.TemporaryDirectory() as directory:
-        if all((BIN / program).exists() for program in PROGRAMS):
-            return
-        new = Path(directory, "forky")
-        if subprocess.run([UNPACK, "forky", new, *PROGRAMS], check=False).returncode == 0:
-            programs = new / "usr/bin"
-        else:
-            programs = Path(directory)
-            build(programs)
-        BIN.mkdir(parents=True, exist_ok=True)
-        for program in PROGRAMS:
-            shutil.copy(programs / program, BIN / program)
+    with turn("prometheus"):
+        if not all((BIN / program).exists() for program in PROGRAMS):
+            build()
 
 
-def build(folder: Path) -> None:
+def build() -> None:
     compiled = 0
     go = Path(sys.executable).parent / "go"
     command = [go, "install", "-v", *(f"{MODULE}/{program}@{VERSION}" for program in PROGRAMS)]
     with subprocess.Popen(
         ["nice", *command],
-        env=os.environ | {"GOBIN": str(folder)},
+        env=os.environ | {"GOBIN": str(BIN)},
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        assert process.stderr
-        for line in process.stderr:
+    ) as build:
+        assert build.stderr
+        for line in build.stderr:
             if ":" in line:
                 print(line, end="", flush=True)
                 continue
             compiled += 1
             if compiled % 200 == 0:
                 print(f"{compiled} packages compiled", flush=True)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    if build.returncode:
+        raise subprocess.CalledProcessError(build.returncode, command)
 
 
 class Prometheus:
