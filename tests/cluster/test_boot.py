@@ -282,7 +282,7 @@ def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
     folder = tmp_path / "changed"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     file = folder / "nix/k3s-image.nix"
-    file.write_text(file.read_text().replace('title" = "k3s"', 'title" = "k3s, changed"'))
+    file.write_text(file.read_text().replace('title = "k3s"', 'title = "k3s, changed"'))
     changed = docker.load(Nix(folder).build("cluster-image.stream")[0])
     assert changed != image
     return changed
