@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from support.cache import CACHE
+from support.cache import CACHE, turn
 
 TYPESCRIPT = ("openapi-typescript@7.13.0", "typescript@5.9.3")
 PYTHON = "openapi-python-client==0.29.1"
@@ -31,17 +31,14 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
 def kept(name: str, install: Callable[[Path], None]) -> Path:
     """The folder that `install` fills, unless it has."""
     folder = CACHE / re.sub("[:=@]+", "-", name)
-    if not folder.exists():
-        # Whole or not at all, also if another test installs the same.
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-        unfinished.mkdir(parents=True)
-        try:
+    with turn(folder.name):
+        if not folder.exists():
+            # Whole or not at all.
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
             install(unfinished)
             unfinished.rename(folder)
-        except OSError:
-            assert folder.exists()
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
