@@ -84,6 +84,8 @@ async fn migrate(config: Config) -> Result<(), String> {
         () = signals.next() => return Err("stopped by a signal".into()),
     }
     tracing::info!("{}: the schema is up to date", database.name());
+    // Or SQLite's -wal and -shm would stay, for a user who may not write to them.
+    database.close().await;
     Ok(())
 }
 
