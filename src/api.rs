@@ -7,9 +7,18 @@ use poem_openapi::{ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiServ
 
 use crate::{
     app::App,
-    http::docs::{Page, pages, paths},
+    config::Config,
+    http::{
+        docs::{Page, pages, paths},
+        routes::Routes as Paths,
+        secured::Security,
+    },
     operations::Operations,
-    wiki::{posts::Posts, users::Users},
+    wiki::{
+        posts::Posts,
+        subjects::OwnUsers,
+        users::{AnyUsers, Users},
+    },
 };
 
 /// The resources, in one document. Its server is where the document is, so that the pages work under
@@ -28,16 +37,57 @@ fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
         .server("./")
 }
 
-/// The API with its document and pages, and every path with its methods.
-pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
-    let resources = (Users::new(app), Posts::new(app), Operations(app.clone()), Index);
+/// The API with its document and pages, and its routes. With an issuer of tokens, users are their own.
+pub fn routes(
+    app: &Arc<App>,
+    config: &Config,
+) -> (impl Endpoint<Output = Response> + use<>, Paths) {
+    let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
+    match config.auth_issuer.as_str() {
+        "" => {
+            let (endpoint, paths) = assemble((AnyUsers::new(app), others), None);
+            (Api::Anybodys(endpoint), paths)
+        }
+        issuer => {
+            let open = paths(&document((Operations(app.clone()), Index)).spec());
+            let open = open.into_iter().map(|(path, _)| path).collect();
+            let security = Security { issuer: issuer.to_owned(), read: config.auth_read, open };
+            let (endpoint, paths) = assemble((OwnUsers::new(app), others), Some(security));
+            (Api::Callers(endpoint), paths)
+        }
+    }
+}
+
+fn assemble<A: OpenApi + Clone + Send + Sync + 'static>(
+    resources: A,
+    security: Option<Security>,
+) -> (Routes<impl Endpoint<Output = Response>>, Paths) {
     let api = document(resources.clone());
     let mut paths = paths(&api.spec());
-    let pages = pages(move || document(resources.clone()));
+    let mut open = security.as_ref().map_or(Vec::new(), |security| security.open.clone());
+    let pages = pages(move || document(resources.clone()), security.as_ref());
     for path in pages.iter().map(|page| page.path).chain(["/"]) {
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
+        open.push(path.to_owned());
     }
-    (Routes { pages, api: api.into_endpoint() }, paths)
+    (Routes { pages, api: api.into_endpoint() }, Paths::new(paths, &open))
+}
+
+/// The API that anybody may write to as anybody, or that of callers who are known.
+enum Api<A, B> {
+    Anybodys(A),
+    Callers(B),
+}
+
+impl<A: Endpoint<Output = Response>, B: Endpoint<Output = Response>> Endpoint for Api<A, B> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        match self {
+            Self::Anybodys(api) => api.call(request).await,
+            Self::Callers(api) => api.call(request).await,
+        }
+    }
 }
 
 /// The pages beside the API: a `Route` around it would find its way, and write the path anew, for

@@ -7,6 +7,7 @@ mod config;
 mod database;
 mod http;
 mod id;
+mod identity;
 mod operations;
 mod request;
 mod telemetry;
@@ -29,7 +30,8 @@ use crate::{
     app::{App, Phase},
     config::Config,
     database::pool::Database,
-    http::{middleware::Middleware, server},
+    http::{authorization::Authorization, middleware::Middleware, server},
+    identity::Verifier,
     telemetry::log,
 };
 
@@ -90,6 +92,7 @@ async fn migrate(config: Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
+    let verifier = Verifier::new(&config)?;
     let app = Arc::new(App::new(Database::new(&config)?));
     let address = config.address();
     let listener = server::bind(address)
@@ -99,8 +102,15 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
     tracing::info!("{}", app.raw_database().name());
 
-    let (endpoint, paths) = api::routes(&app);
-    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, paths);
+    let authorization = match verifier {
+        Some(verifier) => {
+            verifier.start(&config).await?;
+            Some(Authorization::new(verifier, &config, &app.metrics))
+        }
+        None => None,
+    };
+    let (endpoint, routes) = api::routes(&app, &config);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes, authorization);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;

@@ -13,6 +13,7 @@ use sea_orm_migration::{
 
 mod columns;
 mod m20261124_000001_users_and_posts;
+mod m20261127_000003_identity;
 
 pub use columns::check_columns;
 
@@ -49,7 +50,10 @@ impl Migrator {
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261124_000001_users_and_posts::Migration)]
+        vec![
+            Box::new(m20261124_000001_users_and_posts::Migration),
+            Box::new(m20261127_000003_identity::Migration),
+        ]
     }
 
     /// The applied migrations that this version knows. The library refuses a database that holds a

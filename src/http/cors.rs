@@ -12,6 +12,8 @@ use crate::{config::Origin, http::routes::Route};
 
 pub struct Cors {
     pub allowed_origins: Vec<Origin>,
+    /// Whether pages may send tokens.
+    pub tokens: bool,
 }
 
 impl Cors {
@@ -26,29 +28,37 @@ impl Cors {
     pub fn expose(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let exposed = HeaderValue::from_static("location, retry-after, x-request-id");
+            let exposed = HeaderValue::from_static(match self.tokens {
+                false => "location, retry-after, x-request-id",
+                true => "location, retry-after, www-authenticate, x-request-id",
+            });
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         if !self.allowed_origins.is_empty() {
             headers.append(header::VARY, HeaderValue::from_static("origin"));
         }
     }
-}
 
-/// The answer to a browser that asks whether a page of `origin` may send its request.
-pub fn preflight(
-    request: &Request,
-    origin: Option<&HeaderValue>,
-    route: Option<&Route>,
-) -> Option<Response> {
-    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
-    if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
-        return None;
+    /// The answer to a browser that asks whether a page of `origin` may send its request.
+    pub fn preflight(
+        &self,
+        request: &Request,
+        origin: Option<&HeaderValue>,
+        route: Option<&Route>,
+    ) -> Option<Response> {
+        let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
+            return None;
+        }
+        let headers = match self.tokens {
+            false => "content-type, x-request-id",
+            true => "authorization, content-type, x-request-id",
+        };
+        let response = Response::builder()
+            .status(StatusCode::NO_CONTENT)
+            .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
+            .header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers)
+            .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
+        Some(response.finish())
     }
-    let response = Response::builder()
-        .status(StatusCode::NO_CONTENT)
-        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
-        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type, x-request-id")
-        .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
-    Some(response.finish())
 }

@@ -42,6 +42,32 @@ impl Fields<'_> {
     /// A text of 1 to `max` characters that is not blank and holds no NUL, which PostgreSQL cannot
     /// store.
     pub fn text(&mut self, name: &'static str, max: usize) -> Option<String> {
+        self.characters(name, max, str::trim)
+    }
+
+    /// `null`, or a text of 1 to `max` characters without NUL.
+    pub fn nullable_text(&mut self, name: &'static str, max: usize) -> Option<Option<String>> {
+        match self.values.get(name).map(|value| value.get()) {
+            Some("null") => Some(None),
+            _ => self.characters(name, max, |text| text).map(Some),
+        }
+    }
+
+    /// The same, or nothing at all.
+    pub fn optional_text(&mut self, name: &'static str, max: usize) -> Option<Option<String>> {
+        match self.values.contains_key(name) {
+            true => self.nullable_text(name, max),
+            false => Some(None),
+        }
+    }
+
+    /// A text of 1 to `max` characters, of which `weigh` leaves some, without NUL.
+    fn characters(
+        &mut self,
+        name: &'static str,
+        max: usize,
+        weigh: fn(&str) -> &str,
+    ) -> Option<String> {
         let wrong = match self.values.remove(name).map(RawValue::get) {
             None => format!("{name} is missing: give a text of 1 to {max} characters"),
             Some(json) if json.starts_with('"') => match serde_json::from_str::<String>(json) {
@@ -51,7 +77,7 @@ impl Fields<'_> {
                         format!("{name} has {length} characters: at most {max} are allowed")
                     } else if text.contains('\0') {
                         format!("{name} contains the character NUL (U+0000), which is not allowed")
-                    } else if text.trim().is_empty() {
+                    } else if weigh(&text).is_empty() {
                         format!("{name} is blank: give a text of 1 to {max} characters")
                     } else {
                         return Some(text);

@@ -1,6 +1,7 @@
 //! What serves any API over HTTP: the listener, what every request gets, and the forms of bodies,
 //! errors and documentation.
 
+pub mod authorization;
 mod body;
 mod client;
 mod cors;
@@ -10,5 +11,6 @@ pub mod json;
 pub mod middleware;
 pub mod operation;
 pub mod problem;
-mod routes;
+pub mod routes;
+pub mod secured;
 pub mod server;

@@ -115,6 +115,9 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
              write twice",
             u32::schema_ref(),
         )],
+        StatusCode::CONFLICT => {
+            vec![header("Location", "Where what is in the way is", String::schema_ref())]
+        }
         StatusCode::UNSUPPORTED_MEDIA_TYPE => vec![
             header("Accept", "The media type to send instead", String::schema_ref()),
             header("Accept-Encoding", "The coding to send instead", String::schema_ref()),

@@ -1,6 +1,6 @@
 //! Errors as a client sees them: `application/problem+json`, RFC 9457.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use poem::{
     Response,
@@ -36,7 +36,11 @@ pub struct Problem {
     errors: Option<Vec<Invalid>>,
     #[oai(skip)]
     #[serde(skip)]
-    header: Option<&'static (&'static str, &'static str)>,
+    header: Option<(&'static str, Cow<'static, str>)>,
+    /// For the figures: why a caller is refused.
+    #[oai(skip)]
+    #[serde(skip)]
+    pub refusal: Option<&'static str>,
 }
 
 /// One thing that is wrong with a request.
@@ -62,7 +66,13 @@ impl Problem {
             request_id: String::new(),
             errors: None,
             header: None,
+            refusal: None,
         }
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.header = Some((name, value.into()));
+        self
     }
 
     /// A 422 with everything that is wrong.
@@ -75,7 +85,7 @@ impl Problem {
     /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
-            header: (!request::statement_noted()).then_some(&("retry-after", "1")),
+            header: (!request::statement_noted()).then_some(("retry-after", "1".into())),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
     }
@@ -85,7 +95,13 @@ impl Problem {
         detail: impl Into<String>,
         supported: &'static (&'static str, &'static str),
     ) -> Self {
-        Self { header: Some(supported), ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail) }
+        let (name, value) = *supported;
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_header(name, value)
+    }
+
+    /// The status, in digits.
+    pub fn status_text(&self) -> String {
+        self.status.to_string()
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -142,8 +158,8 @@ impl Problem {
         let mut response = Response::builder()
             .status(StatusCode::from_u16(self.status).expect("made from one"))
             .content_type(CONTENT_TYPE);
-        if let Some((name, value)) = self.header {
-            response = response.header(*name, *value);
+        if let Some((name, value)) = &self.header {
+            response = response.header(*name, value.as_ref());
         }
         response.body(serde_json::to_vec(&self).expect("serializable"))
     }

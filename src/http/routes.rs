@@ -13,17 +13,21 @@ pub struct Route {
     /// Where the parameter is, braces included; no path has two.
     parameter: Option<Range<usize>>,
     pub allow: HeaderValue,
+    /// Whether it is there for everybody, whatever the API asks of its callers.
+    pub is_open: bool,
 }
 
 pub struct Routes(Vec<Route>);
 
 impl Routes {
-    /// `paths` holds each path with its methods, as the header `Allow` lists them.
-    pub fn new(paths: Vec<(String, String)>) -> Self {
+    /// `paths` holds each path with its methods, as the header `Allow` lists them; `open` those that
+    /// are there for everybody.
+    pub fn new(paths: Vec<(String, String)>, open: &[String]) -> Self {
         let routes = paths.into_iter().map(|(template, allow)| Route {
             parameter: template.find('{').zip(template.find('}')).map(|(from, to)| from..to + 1),
-            template,
             allow: allow.parse().expect("names of methods"),
+            is_open: open.contains(&template),
+            template,
         });
         Self(routes.collect())
     }
@@ -38,10 +42,15 @@ impl Routes {
         })
     }
 
+    /// The route that `/users/` leads to, which is `/users`.
+    pub fn find_without_slash(&self, path: &str) -> Option<&Route> {
+        self.find(path.strip_suffix('/')?)
+    }
+
     /// The way from `/users/` to `/users`, as the predecessor shows it.
     pub fn without_slash(&self, path: &str) -> Option<Response> {
-        let path = path.strip_suffix('/').filter(|path| self.find(path).is_some())?;
-        let name = path.rsplit('/').next()?;
+        self.find_without_slash(path)?;
+        let name = path.strip_suffix('/')?.rsplit('/').next()?;
         let response = Response::builder()
             .status(StatusCode::TEMPORARY_REDIRECT)
             // Relative, so that it works under a prefix.

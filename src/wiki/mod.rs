@@ -2,4 +2,5 @@
 
 mod failure;
 pub mod posts;
+pub mod subjects;
 pub mod users;

@@ -43,7 +43,7 @@ pub mod entity {
 /// A user.
 #[derive(Object, Serialize)]
 #[oai(example, read_only_all)]
-struct User {
+pub struct User {
     /// The number that the user goes by.
     id: Id,
     /// The name, as it was sent.
@@ -93,26 +93,34 @@ impl FromFields for NewUser {
 }
 
 #[derive(Tags)]
-enum Tag {
+pub enum Tag {
     /// Those who write posts.
     Users,
 }
 
+/// Creating users while anybody may write as anybody.
 #[derive(Clone)]
-pub struct Users {
+pub struct AnyUsers {
     app: Arc<App>,
     created: IntCounter,
 }
 
-impl Users {
+impl AnyUsers {
     pub fn new(app: &Arc<App>) -> Self {
-        let help = "Users created since the start";
-        Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
+        Self { app: app.clone(), created: created(app) }
     }
 }
 
+/// Counts the users that are created.
+pub fn created(app: &App) -> IntCounter {
+    app.metrics.counter("users_created_total", "Users created since the start")
+}
+
+#[derive(Clone)]
+pub struct Users(pub Arc<App>);
+
 #[OpenApi(tag = "Tag::Users")]
-impl Users {
+impl AnyUsers {
     /// Create a user
     ///
     /// Two users may have the same name.
@@ -132,7 +140,10 @@ impl Users {
         .await?;
         Ok(Created::at(format!("users/{}", user.id), user.into()))
     }
+}
 
+#[OpenApi(tag = "Tag::Users")]
+impl Users {
     /// Read a user
     ///
     /// The same as `/user/{id}`.
@@ -142,7 +153,7 @@ impl Users {
         /// The user's id.
         id: Path<Id>,
     ) -> Result<Json<User>, Failure<ReadFailure>> {
-        let user = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
+        let user = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
         let user =
             user.ok_or_else(|| Problem::not_found(format!("there is no user {}", id.0.0)))?;
         Ok(Json(user.into()))
