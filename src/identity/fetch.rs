@@ -107,6 +107,7 @@ pub fn check(issuer: &str) -> Result<(), String> {
     if issuer.contains(['?', '#']) {
         return Err("an issuer has neither a query nor a fragment".into());
     }
+    Url::parse(issuer)?;
     Url::parse(&discovery_url(issuer)).map(drop)
 }
 

@@ -110,7 +110,7 @@ impl Source {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("keys of AUTH_ISSUER: {error}");
+                    tracing::warn!("the keys of AUTH_ISSUER cannot be read: {error}");
                     let wait = pause;
                     pause = (pause * 2).min(LAST_PAUSE);
                     wait
@@ -132,8 +132,8 @@ impl Source {
         let keys = read.and_then(|text| match known.are_from(&text) {
             true => Ok(known),
             false => {
-                let keys = known.read(text)?;
-                tracing::info!("keys of AUTH_ISSUER: {} that can be used", keys.len());
+                let keys = known.read(text).map_err(|e| format!("{}: {e}", self.origin.name()))?;
+                tracing::info!("{}: {} keys that can be used", self.origin.name(), keys.len());
                 Ok(Arc::new(keys))
             }
         });
@@ -197,6 +197,13 @@ impl Source {
 }
 
 impl Origin {
+    fn name(&self) -> String {
+        match self {
+            Self::Issuer(_, issuer) => issuer.clone(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
     /// A JWK Set.
     async fn read(&self) -> Result<Vec<u8>, String> {
         match self {
@@ -205,8 +212,8 @@ impl Origin {
                 let own = path.clone();
                 match spawn_blocking(move || read_file(&own)).await.expect("no panic") {
                     Ok(text) if text.len() <= MAX_BYTES => Ok(text),
-                    Ok(_) => Err(format!("{}: larger than {MAX_BYTES} bytes", path.display())),
-                    Err(error) => Err(format!("{}: {error}", path.display())),
+                    Ok(_) => Err(format!("{}: larger than {MAX_BYTES} bytes", self.name())),
+                    Err(error) => Err(format!("{}: {error}", self.name())),
                 }
             }
         }
