@@ -1,6 +1,6 @@
-//! jsonwebtoken's cryptography, on ring: the one its own features would bring is a second OpenSSL-sized
-//! library, the other has RUSTSEC-2023-0071. Nothing is signed here, so only verifying is there, and of
-//! the algorithms those that [`crate::identity::keys`] admits.
+//! jsonwebtoken's cryptography, on ring, which TLS has brought already: of the two that it could bring
+//! itself, one is a second library of that size, and the other has RUSTSEC-2023-0071. Nothing is signed
+//! here, and of the algorithms there are those that keys.rs admits.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,

@@ -22,11 +22,9 @@ use crate::{
         problem::Problem,
     },
     id::Id,
-    identity,
     request::{note_user, to_the_end},
     wiki::{
         failure::{BindFailure, ReadOwnFailure, WriteOwnFailure},
-        posts,
         users::{Tag, User, created, entity},
     },
 };
@@ -201,26 +199,6 @@ fn insert_user(name: String, issuer: &str, subject: &str) -> InsertStatement {
         .to_owned()
 }
 
-/// Inserts nothing if the user is not the caller's: looking first would cost a round trip, and race.
-pub fn insert_post(caller: &identity::Caller, user: Id, content: String) -> InsertStatement {
-    use posts::entity::Column::{Content, CreatedTime, PostId, UserId};
-    let own = Query::select()
-        .expr(Expr::val(content))
-        .column(entity::Column::Id)
-        .expr(Expr::val(Time::now()))
-        .from(entity::Entity)
-        .and_where(entity::Column::Id.eq(user.0))
-        .cond_where(is_of(&caller.issuer, &caller.subject))
-        .to_owned();
-    Query::insert()
-        .into_table(posts::entity::Entity)
-        .columns([Content, UserId, CreatedTime])
-        .select_from(own)
-        .expect("as many values as columns")
-        .returning(Query::returning().columns([PostId, Content, UserId, CreatedTime]))
-        .to_owned()
-}
-
 fn update_user(id: i64, issuer: &str, subject: Option<&str>) -> UpdateStatement {
     Query::update()
         .table(entity::Entity)
@@ -230,7 +208,8 @@ fn update_user(id: i64, issuer: &str, subject: Option<&str>) -> UpdateStatement 
         .to_owned()
 }
 
-fn is_of(issuer: &str, subject: &str) -> Condition {
+/// Whether a row of the table of users is this subject's.
+pub fn is_of(issuer: &str, subject: &str) -> Condition {
     Condition::all().add(Expr::col(ISSUER).eq(issuer)).add(Expr::col(SUBJECT).eq(subject))
 }
 

@@ -12,6 +12,7 @@ FLOORS = (
     {"clock", "config", "id", "request"},
     {"telemetry"},
     {"database"},
+    {"identity"},
     {"http"},
     {"app"},
     {"operations", "wiki"},

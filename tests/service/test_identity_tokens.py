@@ -205,7 +205,9 @@ def hostile(issuer: Issuer, port: int) -> dict[str, str]:
         "exp negative": with_claims(exp=-1),
         "exp beyond 64 bits": raw(claims.replace(f'"exp": {now + 600}', '"exp": 1e20')),
         "exp in milliseconds": with_claims(exp=now * 1000),
-        "exp beyond a float": raw('{"iss":"%s","aud":"%s","sub":"a","exp":1e999}' % (issuer.url, AUDIENCE)),
+        "exp beyond a float": raw(
+            '{"iss":"%s","aud":"%s","sub":"a","exp":1e999}' % (issuer.url, AUDIENCE)
+        ),
         "exp as NaN": raw('{"iss":"%s","aud":"%s","sub":"a","exp":NaN}' % (issuer.url, AUDIENCE)),
         "exp twice": raw(claims[:-1] + f', "exp": {now + 900}}}'),
         "future": with_claims(nbf=now + 90),
