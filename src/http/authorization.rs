@@ -71,8 +71,8 @@ impl Authorization {
     }
 
     pub fn count(&self, problem: &Problem) {
-        if let Some(reason) = problem.refusal {
-            self.refusals.with_label_values(&[&*problem.status_text(), reason]).inc();
+        if let Some(refusal) = problem.refusal {
+            self.refusals.with_label_values(&[&*problem.status_text(), refusal.reason()]).inc();
         }
     }
 }
@@ -122,7 +122,7 @@ fn refuse(refusal: Refusal) -> Problem {
         }
     };
     let mut problem = Problem::new(status, refusal.detail());
-    problem.refusal = Some(refusal.reason());
+    problem.refusal = Some(refusal);
     problem.with_header("www-authenticate", challenge)
 }
 
@@ -134,9 +134,8 @@ pub fn unknown() -> Problem {
 /// 403: the token lacks the scope that this takes.
 pub fn insufficient_scope() -> Problem {
     let scope = token::ADMIN;
-    let mut problem =
-        Problem::new(StatusCode::FORBIDDEN, format!("this takes a token with the scope {scope}"));
-    problem.refusal = Some("scope");
+    let mut problem = Problem::new(StatusCode::FORBIDDEN, Refusal::Scope.detail());
+    problem.refusal = Some(Refusal::Scope);
     let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}""#);
     problem.with_header("www-authenticate", challenge)
 }
@@ -144,7 +143,7 @@ pub fn insufficient_scope() -> Problem {
 /// 403: it is somebody else's.
 pub fn not_own(detail: impl Into<String>) -> Problem {
     let mut problem = Problem::new(StatusCode::FORBIDDEN, detail);
-    problem.refusal = Some("not_own");
+    problem.refusal = Some(Refusal::NotOwn);
     problem
 }
 

@@ -53,10 +53,10 @@ impl Fields<'_> {
         }
     }
 
-    /// The same, or nothing at all.
+    /// Nothing at all, or a text of 1 to `max` characters without NUL.
     pub fn optional_text(&mut self, name: &'static str, max: usize) -> Option<Option<String>> {
         match self.values.contains_key(name) {
-            true => self.nullable_text(name, max),
+            true => self.characters(name, max, |text| text).map(Some),
             false => Some(None),
         }
     }

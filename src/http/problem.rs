@@ -11,7 +11,7 @@ use poem_openapi::{Object, error::ParsePathError};
 use sea_orm::DbErr;
 use serde::Serialize;
 
-use crate::{database::error as database, id::Id, request};
+use crate::{database::error as database, id::Id, identity::Refusal, request};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
@@ -36,11 +36,11 @@ pub struct Problem {
     errors: Option<Vec<Invalid>>,
     #[oai(skip)]
     #[serde(skip)]
-    header: Option<(&'static str, Cow<'static, str>)>,
+    header: Option<Box<(&'static str, Cow<'static, str>)>>,
     /// For the figures: why a caller is refused.
     #[oai(skip)]
     #[serde(skip)]
-    pub refusal: Option<&'static str>,
+    pub refusal: Option<Refusal>,
 }
 
 /// One thing that is wrong with a request.
@@ -71,7 +71,7 @@ impl Problem {
     }
 
     pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.header = Some((name, value.into()));
+        self.header = Some(Box::new((name, value.into())));
         self
     }
 
@@ -84,9 +84,10 @@ impl Problem {
     /// A 503. A client is told to try again only if nothing has reached the database: the answer
     /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self {
-            header: (!request::statement_noted()).then_some(("retry-after", "1".into())),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        match request::statement_noted() {
+            true => problem,
+            false => problem.with_header("retry-after", "1"),
         }
     }
 
@@ -158,7 +159,7 @@ impl Problem {
         let mut response = Response::builder()
             .status(StatusCode::from_u16(self.status).expect("made from one"))
             .content_type(CONTENT_TYPE);
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response = response.header(*name, value.as_ref());
         }
         response.body(serde_json::to_vec(&self).expect("serializable"))

@@ -24,6 +24,10 @@ pub enum Refusal {
     Subject,
     /// The issuer's keys cannot be had at the moment.
     NoKeys,
+    /// A scope that the token lacks.
+    Scope,
+    /// Somebody else's.
+    NotOwn,
 }
 
 impl Refusal {
@@ -43,6 +47,8 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::Subject => "subject",
             Self::NoKeys => "no_keys",
+            Self::Scope => "scope",
+            Self::NotOwn => "not_own",
         }
     }
 
@@ -62,6 +68,8 @@ impl Refusal {
             Self::NotYetValid => "the token is not valid yet",
             Self::Subject => "the token's sub is not a text of 1 to 255 characters",
             Self::NoKeys => "the token cannot be verified: the issuer's keys cannot be had now",
+            Self::Scope => "this takes a token with the scope wiki:admin",
+            Self::NotOwn => "this is somebody else's",
         }
     }
 }

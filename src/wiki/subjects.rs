@@ -1,16 +1,22 @@
 //! Whose users are: with an issuer of tokens, each of its subjects has one user, and writes as that one
 //! only. Subjects are in no answer.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use poem::http::StatusCode;
-use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    param::Path,
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{Example, ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
 use prometheus::IntCounter;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, IdenStatic,
     QueryFilter, QuerySelect, SqlErr,
     sea_query::{Expr, InsertStatement, OnConflict, Query, UpdateStatement},
 };
+use serde_json::Value;
 
 use crate::{
     app::App,
@@ -70,19 +76,62 @@ impl FromFields for NewOwnUser {
 #[oai(example)]
 struct NewSubject {
     /// The subject, as the issuer names it; `null` leaves the user to nobody.
-    #[oai(validator(min_length = 1, max_length = 255, pattern = "^[^\\x00]*$"))]
-    subject: Option<String>,
+    subject: Subject,
+}
+
+/// `null`, or a text of 1 to 255 characters without NUL. To leave it out would be a mistake.
+struct Subject(Option<String>);
+
+impl Type for Subject {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "nullable_string".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            nullable: true,
+            min_length: Some(1),
+            max_length: Some(255),
+            pattern: Some("^[^\\x00]*$".into()),
+            ..MetaSchema::new("string")
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromJSON for Subject {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        Option::parse_from_json(value).map(Self).map_err(ParseError::propagate)
+    }
+}
+
+impl ToJSON for Subject {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.clone().into())
+    }
 }
 
 impl Example for NewSubject {
     fn example() -> Self {
-        NewSubject { subject: Some("248289761001".into()) }
+        NewSubject { subject: Subject(Some("248289761001".into())) }
     }
 }
 
 impl FromFields for NewSubject {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { subject: fields.nullable_text("subject", 255)? })
+        fields.nullable_text("subject", 255).map(|subject| Self { subject: Subject(subject) })
     }
 }
 
@@ -166,7 +215,7 @@ impl OwnUsers {
         let id = id.0.0;
         let app = self.app.clone();
         let bound = to_the_end(async move {
-            let subject = new.0.subject;
+            let subject = new.0.subject.0;
             let update = update_user(id, &admin.0.issuer, subject.as_deref());
             match (app.database()?.execute(&update).await, subject) {
                 (Ok(done), _) => Ok(done.rows_affected() > 0),

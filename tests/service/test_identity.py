@@ -62,7 +62,7 @@ def test_the_same_subject_at_once_has_one_user(service: Service, issuer: Issuer)
     assert len({answer.headers["location"] for answer in answers}) == 1
 
 
-def test_an_admin_writes_for_all(service: Service, issuer: Issuer, database: Database) -> None:
+def test_an_admin_writes_for_all(service: Service, issuer: Issuer) -> None:
     admin = as_(service, issuer.token("root", scope=f"openid {ADMIN}"))
     made = admin.post("/users", json={"name": "Bob", "subject": "bob"})
     assert made.status_code == 201
@@ -275,7 +275,7 @@ def test_variables_that_need_each_other(
             assert str(path) in line
 
 
-def test_the_document_says_what_holds(service: Service, issuer: Issuer) -> None:
+def test_the_document_says_what_holds(service: Service) -> None:
     document = service.client.get("/openapi.json").json()
     (scheme,) = document["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")

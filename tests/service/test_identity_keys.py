@@ -186,7 +186,7 @@ def failing(handler: BaseHTTPRequestHandler) -> bool:
     return True
 
 
-def hanging(handler: BaseHTTPRequestHandler) -> bool:
+def hanging(_: BaseHTTPRequestHandler) -> bool:
     time.sleep(7)
     return True
 

@@ -1,4 +1,4 @@
-"""Access tokens and their issuer, as strict as a real one where it serves, and broken where a test says so."""
+"""Access tokens and their issuer, which is broken where a test says so."""
 
 import base64
 import json
