@@ -133,7 +133,7 @@ impl Source {
             true => Ok(known),
             false => {
                 let keys = known.read(text).map_err(|e| format!("{}: {e}", self.origin.name()))?;
-                tracing::info!("{}: {} keys that can be used", self.origin.name(), keys.len());
+                tracing::info!("{}: keys that can be used: {}", self.origin.name(), keys.len());
                 Ok(Arc::new(keys))
             }
         });
