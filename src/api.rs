@@ -11,7 +11,7 @@ use crate::{
     http::{
         docs::{Page, pages, paths},
         routes::Routes as Paths,
-        secured::Security,
+        terms::{Security, Terms},
     },
     operations::Operations,
     wiki::{
@@ -43,16 +43,20 @@ pub fn routes(
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Paths) {
     let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
+    let open = paths(&document((Operations(app.clone()), Index)).spec());
+    let mut terms = Terms {
+        open: open.into_iter().map(|(path, _)| path).collect(),
+        security: None,
+        rate_limit: config.rate_limit_per_second.0.is_some(),
+    };
     match config.auth_issuer.as_str() {
         "" => {
-            let (endpoint, paths) = assemble((AnyUsers::new(app), others), None);
+            let (endpoint, paths) = assemble((AnyUsers::new(app), others), terms);
             (Api::Anybodys(endpoint), paths)
         }
         issuer => {
-            let open = paths(&document((Operations(app.clone()), Index)).spec());
-            let open = open.into_iter().map(|(path, _)| path).collect();
-            let security = Security { issuer: issuer.to_owned(), read: config.auth_read, open };
-            let (endpoint, paths) = assemble((OwnUsers::new(app), others), Some(security));
+            terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
+            let (endpoint, paths) = assemble((OwnUsers::new(app), others), terms);
             (Api::Callers(endpoint), paths)
         }
     }
@@ -60,17 +64,18 @@ pub fn routes(
 
 fn assemble<A: OpenApi + Clone + Send + Sync + 'static>(
     resources: A,
-    security: Option<Security>,
+    terms: Terms,
 ) -> (Routes<impl Endpoint<Output = Response>>, Paths) {
     let api = document(resources.clone());
     let mut paths = paths(&api.spec());
-    let mut open = security.as_ref().map_or(Vec::new(), |security| security.open.clone());
-    let pages = pages(move || document(resources.clone()), security.as_ref());
+    let unlimited = terms.open.clone();
+    let mut open = unlimited.clone();
+    let pages = pages(move || document(resources.clone()), &terms);
     for path in pages.iter().map(|page| page.path).chain(["/"]) {
         paths.push((path.to_owned(), "GET, HEAD".to_owned()));
         open.push(path.to_owned());
     }
-    (Routes { pages, api: api.into_endpoint() }, Paths::new(paths, &open))
+    (Routes { pages, api: api.into_endpoint() }, Paths::new(paths, &open, &unlimited))
 }
 
 /// The API that anybody may write to as anybody, or that of callers who are known.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 mod values;
 
 pub use crate::config::values::{
-    AuthRead, AuthTokenType, List, LogFormat, Network, Origin, Seconds,
+    AuthRead, AuthTokenType, Given, List, LogFormat, Network, Origin, Rate, Seconds,
 };
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
@@ -86,6 +86,12 @@ config! {
     /// `at+jwt` takes access tokens that say they are (RFC 9068), `any` also `JWT` or no type, for
     /// issuers that cannot
     auth_token_type: AuthTokenType = "at+jwt",
+    /// Most requests per second of one address (of IPv6, one /64 network) or of one token's subject,
+    /// in each replica; beyond, the answer is 429. `0.5` is one in two seconds; without it there is
+    /// no limit
+    rate_limit_per_second: Given<Rate> = "",
+    /// Most requests at once, after a pause; without it, one second's worth, and at least one
+    rate_limit_burst: Given<NonZeroU32> = "",
     /// `text`, `json`, or `auto`: text on a terminal, else json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
@@ -115,6 +121,11 @@ impl Config {
         if set.contains_key("AUTH_ISSUER") && !set.contains_key("AUTH_AUDIENCE") {
             return Err("AUTH_ISSUER is set without AUTH_AUDIENCE: give what a token for this \
                         service names in aud"
+                .into());
+        }
+        if set.contains_key("RATE_LIMIT_BURST") && !set.contains_key("RATE_LIMIT_PER_SECOND") {
+            return Err("RATE_LIMIT_BURST is set without RATE_LIMIT_PER_SECOND: set both, or \
+                        neither"
                 .into());
         }
         let mut config = Self::from_set(set)?;
@@ -179,7 +190,10 @@ fn advice(name: &str) -> Option<&'static str> {
         "AUTH_READ" => Some("give public or token"),
         "AUTH_TOKEN_TYPE" => Some("give at+jwt or any"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
-        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
+        "RATE_LIMIT_PER_SECOND" => Some("give requests per second, from 0.001 to 1000000"),
+        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" | "RATE_LIMIT_BURST" => {
+            Some("give a whole number from 1 to 4294967295")
+        }
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }

@@ -35,6 +35,34 @@ impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for Lis
     }
 }
 
+/// A value that need not be given.
+#[derive(Clone, Copy)]
+pub struct Given<T>(pub Option<T>);
+
+impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for Given<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "" => Ok(Self(None)),
+            text => text.parse().map(Some).map(Self).map_err(D::Error::custom),
+        }
+    }
+}
+
+/// How often in a second: from once in 1000 s to a million times.
+#[derive(Clone, Copy)]
+pub struct Rate(pub f64);
+
+impl std::str::FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(Self(rate)),
+            _ => Err("give requests per second, from 0.001 to 1000000"),
+        }
+    }
+}
+
 /// A network such as `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy)]
 pub struct Network(pub IpNet);

@@ -11,7 +11,7 @@ use prometheus::{IntCounterVec, Opts};
 
 use crate::{
     config::{AuthRead, Config},
-    http::{problem::Problem, routes::Route},
+    http::{problem::Problem, rate_limit::Toll, routes::Route},
     identity::{Refusal, Verifier, token},
     telemetry::metrics::Metrics,
 };
@@ -41,31 +41,40 @@ impl Authorization {
     }
 
     /// Whether the request may go on to `route`, with its caller from then on. What `is_open` is for
-    /// everybody: no token is looked at.
+    /// everybody: no token is looked at. A caller who is not known yet takes from the bucket of its address
+    /// until a signature has shown who it is.
     pub async fn admit(
         &self,
         request: &mut Request,
         route: Option<&Route>,
         admitted: &mut Admitted,
+        toll: Toll<'_>,
     ) -> Result<(), Problem> {
         if route.is_some_and(|route| route.is_open) {
-            return Ok(());
+            return toll.of_address();
         }
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
         let needs_token = self.read == AuthRead::Token || route.is_some() && !reads;
         admitted.depends = needs_token || request.headers().contains_key(header::AUTHORIZATION);
-        let Some(token) = bearer(request.headers()).map_err(refuse)? else {
-            return match needs_token {
-                true => Err(refuse(Refusal::Missing)),
-                false => Ok(()),
-            };
+        let bearer = bearer(request.headers());
+        let token = bearer.ok().flatten();
+        admitted.has_token = token.is_some();
+        let known = token.and_then(|token| self.verifier.known(token));
+        if known.is_none() {
+            toll.of_address()?;
+        }
+        let caller = match (known, bearer.map_err(refuse)?) {
+            (Some(caller), _) => caller,
+            (None, Some(token)) => {
+                // Boxed: it is rare, and large enough for every request to feel it.
+                let caller = Box::pin(self.verifier.verify(token)).await.map_err(refuse)?;
+                toll.give_back();
+                caller
+            }
+            (None, None) if needs_token => return Err(refuse(Refusal::Missing)),
+            (None, None) => return Ok(()),
         };
-        admitted.has_token = true;
-        let caller = match self.verifier.known(token) {
-            Some(caller) => caller,
-            // Boxed: it is rare, and large enough for every request to feel it.
-            None => Box::pin(self.verifier.verify(token)).await.map_err(refuse)?,
-        };
+        toll.of_subject(&caller)?;
         request.extensions_mut().insert(caller);
         Ok(())
     }

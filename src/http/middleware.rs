@@ -22,6 +22,7 @@ use crate::{
         client,
         cors::Cors,
         problem::Problem,
+        rate_limit::{RateLimit, Toll},
         routes::{Route, Routes},
     },
     request,
@@ -37,6 +38,7 @@ pub struct Middleware<E> {
     trusted_proxies: Vec<Network>,
     cors: Cors,
     authorization: Option<Authorization>,
+    rate_limit: Option<RateLimit>,
 }
 
 const X_REQUEST_ID: &str = "x-request-id";
@@ -53,7 +55,6 @@ impl<E> Middleware<E> {
         authorization: Option<Authorization>,
     ) -> Self {
         Self {
-            metrics,
             inner,
             routes,
             request_timeout: config.request_timeout_seconds.0,
@@ -64,6 +65,8 @@ impl<E> Middleware<E> {
                 tokens: authorization.is_some(),
             },
             authorization,
+            rate_limit: RateLimit::new(config, &metrics),
+            metrics,
         }
     }
 }
@@ -99,7 +102,9 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let origin = self.cors.allowed_origin(request.headers());
         let preflight = self.cors.preflight(&request, origin.as_ref(), route);
         let mut admitted = Admitted::default();
-        let (answer, body_is_read) = self.answer(request, route, preflight, &mut admitted).await;
+        let toll = Toll { limit: self.rate_limit.as_ref(), client: record.client };
+        let (answer, body_is_read) =
+            self.answer(request, route, preflight, &mut admitted, toll).await;
         let mut response = answer.unwrap_or_else(|problem| {
             if let Some(authorization) = &self.authorization {
                 authorization.count(&problem);
@@ -129,6 +134,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         route: Option<&Route>,
         preflight: Option<Response>,
         admitted: &mut Admitted,
+        toll: Toll<'_>,
     ) -> (Result<Response, Problem>, bool) {
         let deadline = Instant::now() + self.request_timeout;
         let limit = self.request_timeout.as_secs_f64();
@@ -146,15 +152,20 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         }
         let too_long =
             || Err(Problem::unavailable(format!("the request took longer than {limit} s")));
+        let route = route.or_else(|| self.routes.find_without_slash(request.uri().path()));
+        let toll = match route {
+            Some(route) if route.is_unlimited => Toll::default(),
+            _ => toll,
+        };
         if let Some(authorization) = &self.authorization {
-            let path = request.uri().path();
-            let route = route.or_else(|| self.routes.find_without_slash(path));
-            let admission = authorization.admit(&mut request, route, admitted);
+            let admission = authorization.admit(&mut request, route, admitted, toll);
             match timeout_at(deadline.into(), admission).await {
                 Ok(Ok(())) => {}
                 Ok(Err(problem)) => return (Err(problem), true),
                 Err(_elapsed) => return (too_long(), true),
             }
+        } else if let Err(problem) = toll.of_address() {
+            return (Err(problem), true);
         }
         if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);

@@ -3,6 +3,7 @@
 
 pub mod authorization;
 mod body;
+mod buckets;
 mod client;
 mod cors;
 pub mod docs;
@@ -11,6 +12,7 @@ pub mod json;
 pub mod middleware;
 pub mod operation;
 pub mod problem;
+mod rate_limit;
 pub mod routes;
-pub mod secured;
 pub mod server;
+pub mod terms;

@@ -15,18 +15,21 @@ pub struct Route {
     pub allow: HeaderValue,
     /// Whether it is there for everybody, whatever the API asks of its callers.
     pub is_open: bool,
+    /// Whether it may be asked for however often.
+    pub is_unlimited: bool,
 }
 
 pub struct Routes(Vec<Route>);
 
 impl Routes {
     /// `paths` holds each path with its methods, as the header `Allow` lists them; `open` those that
-    /// are there for everybody.
-    pub fn new(paths: Vec<(String, String)>, open: &[String]) -> Self {
+    /// are there for everybody, and `unlimited` those that may be asked for however often.
+    pub fn new(paths: Vec<(String, String)>, open: &[String], unlimited: &[String]) -> Self {
         let routes = paths.into_iter().map(|(template, allow)| Route {
             parameter: template.find('{').zip(template.find('}')).map(|(from, to)| from..to + 1),
             allow: allow.parse().expect("names of methods"),
             is_open: open.contains(&template),
+            is_unlimited: unlimited.contains(&template),
             template,
         });
         Self(routes.collect())
