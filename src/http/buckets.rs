@@ -52,8 +52,8 @@ impl Buckets {
     }
 
     /// Takes a token from the bucket of `whom`. If there is none, how long it takes to come back.
-    pub fn take(&self, whom: impl Hash) -> Result<(), Duration> {
-        let now = self.now();
+    pub fn take(&self, whom: impl Hash, now: Instant) -> Result<(), Duration> {
+        let now = now.saturating_duration_since(self.start).as_nanos() as u64;
         self.with(whom, |bucket| {
             let full_at = bucket.full_at.max(now) + self.interval;
             match (full_at - now).checked_sub(self.depth) {
@@ -69,10 +69,6 @@ impl Buckets {
     /// Gives a token back that was taken from the bucket of `whom`.
     pub fn give_back(&self, whom: impl Hash) {
         self.with(whom, |bucket| bucket.full_at = bucket.full_at.saturating_sub(self.interval));
-    }
-
-    fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
     }
 
     fn with<T>(&self, whom: impl Hash, work: impl FnOnce(&mut Bucket) -> T) -> T {

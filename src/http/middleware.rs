@@ -102,7 +102,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let origin = self.cors.allowed_origin(request.headers());
         let preflight = self.cors.preflight(&request, origin.as_ref(), route);
         let mut admitted = Admitted::default();
-        let toll = Toll { limit: self.rate_limit.as_ref(), client: record.client };
+        let toll =
+            Toll { limit: self.rate_limit.as_ref(), client: record.client, at: record.started };
         let (answer, body_is_read) =
             self.answer(request, route, preflight, &mut admitted, toll).await;
         let mut response = answer.unwrap_or_else(|problem| {
@@ -154,7 +155,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             || Err(Problem::unavailable(format!("the request took longer than {limit} s")));
         let route = route.or_else(|| self.routes.find_without_slash(request.uri().path()));
         let toll = match route {
-            Some(route) if route.is_unlimited => Toll::default(),
+            Some(route) if route.is_unlimited => Toll { limit: None, ..toll },
             _ => toll,
         };
         if let Some(authorization) = &self.authorization {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use poem::http::StatusCode;
@@ -31,10 +31,12 @@ enum Whose<'a> {
 }
 
 /// What one request takes from the buckets: nothing, without a limit.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Toll<'a> {
     pub limit: Option<&'a RateLimit>,
     pub client: Option<IpAddr>,
+    /// When the request came.
+    pub at: Instant,
 }
 
 impl RateLimit {
@@ -70,7 +72,7 @@ impl Toll<'_> {
     /// Of a client who has not shown who it is.
     pub fn of_address(self) -> Result<(), Problem> {
         let (Some(limit), Some(client)) = (self.limit, self.client) else { return Ok(()) };
-        let taken = limit.buckets.take(Whose::address(client));
+        let taken = limit.buckets.take(Whose::address(client), self.at);
         taken.map_err(|wait| limit.refuse(ADDRESS, "your address", wait))
     }
 
@@ -83,7 +85,7 @@ impl Toll<'_> {
 
     pub fn of_subject(self, caller: &Caller) -> Result<(), Problem> {
         let Some(limit) = self.limit else { return Ok(()) };
-        let taken = limit.buckets.take(Whose::Subject(&caller.subject));
+        let taken = limit.buckets.take(Whose::Subject(&caller.subject), self.at);
         taken.map_err(|wait| limit.refuse(SUBJECT, "you", wait))
     }
 }

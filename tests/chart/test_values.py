@@ -75,6 +75,15 @@ REFUSED = {
     "tokens for reading without an issuer": (["api.auth.read=token"], "api.auth.issuer"),
     "readers that there are not": (["api.auth.read=all"], "/api/auth/read"),
     "an unknown type of token": (["api.auth.tokenType=JWT"], "/api/auth/tokenType"),
+    "a limit of negative requests": (["api.rateLimit.perSecond=-1"], "/api/rateLimit/perSecond"),
+    "a limit that is none": (["api.rateLimit.perSecond=1000001"], "/api/rateLimit/perSecond"),
+    "half of a request at once": (["api.rateLimit.burst=1.5"], "/api/rateLimit/burst"),
+    "a burst without a limit": (["api.rateLimit.burst=5"], "api.rateLimit.perSecond"),
+    "a limit for the Ingress": (["api.rateLimit.perSecond=5"], "TRUSTED_PROXIES"),
+    "a limit for the Ingress, and proxies that are none": (
+        ["api.rateLimit.perSecond=5", "api.extraEnv[0].name=TRUSTED_PROXIES"],
+        "TRUSTED_PROXIES",
+    ),
     "a Grafana with nothing to ask": (["prometheus.enabled=false"], "grafana.prometheusUrl"),
 }
 
@@ -85,6 +94,29 @@ def test_a_bad_value_is_refused_by_its_name(helm: Helm, settings: list[str], nam
     assert run.returncode != 0
     assert not run.stdout
     assert named in run.stderr
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ["api.extraEnv[0].name=TRUSTED_PROXIES", "api.extraEnv[0].value=10.42.0.0/16"],
+        ["ingress.enabled=false"],
+    ],
+)
+def test_a_rate_limit(helm: Helm, ways: list[str]) -> None:
+    def variables(*settings: str) -> dict[str, Any]:
+        arguments = [f"--set={each}" for each in ways]
+        arguments += [f"--set-json={each}" for each in settings]
+        (container,) = helm.objects(*arguments).pods()["wiki-release-api"]["containers"]
+        return {each["name"]: each.get("value") for each in container["env"]}
+
+    assert "RATE_LIMIT_PER_SECOND" not in variables()
+    found = variables("api.rateLimit.perSecond=2.5")
+    assert found["RATE_LIMIT_PER_SECOND"] == "2.5"
+    assert "RATE_LIMIT_BURST" not in found
+    found = variables("api.rateLimit.perSecond=1000000", "api.rateLimit.burst=4294967295")
+    assert float(found["RATE_LIMIT_PER_SECOND"]) == 1_000_000
+    assert found["RATE_LIMIT_BURST"] == "4294967295"
 
 
 def test_an_issuer_of_tokens(helm: Helm) -> None:

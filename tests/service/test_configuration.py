@@ -46,6 +46,8 @@ VARIABLES = {
     "AUTH_CA_FILE",
     "AUTH_READ",
     "AUTH_TOKEN_TYPE",
+    "RATE_LIMIT_PER_SECOND",
+    "RATE_LIMIT_BURST",
     "LOG_FORMAT",
     "RUST_LOG",
 }

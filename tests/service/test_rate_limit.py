@@ -212,24 +212,24 @@ def flood(service: Service, count: int) -> None:
             addresses = (ipaddress.ip_address(0x0B00_0000 + n) for n in range(first, last))
             connection.sendall(
                 b"".join(
-                    b"HEAD /users/x HTTP/1.1\r\nhost: wiki\r\nx-forwarded-for: %s\r\n\r\n"
+                    b"GET /users/ HTTP/1.1\r\nhost: wiki\r\nx-forwarded-for: %s\r\n\r\n"
                     % str(address).encode()
                     for address in addresses
                 )
             )
             for _ in range(first, last):
-                assert answers.readline() == b"HTTP/1.1 422 Unprocessable Entity\r\n"
+                assert answers.readline() == b"HTTP/1.1 307 Temporary Redirect\r\n"
                 while answers.readline() != b"\r\n":
                     pass
 
 
 def test_a_flood_of_addresses(start_service: StartService, long: bool) -> None:
     """It takes no memory, and pushes out nobody who has nothing left."""
-    count = 1_000_000 if long else 10_000
-    service = start_service(**SLOW, **LOOPBACK)
+    count = 1_000_000 if long else 5000
+    service = start_service(**SLOW, **LOOPBACK, RUST_LOG="warn")
     process = psutil.Process(service.process.pid)
     flood(service, 1000)
-    clients = [f"2001:db8:0:{n:x}::1" for n in range(100)]
+    clients = [f"2001:db8:0:{n:x}::1" for n in range(10)]
     for client in clients:
         exhaust(service, client)
     before = process.memory_info().rss
