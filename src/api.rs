@@ -7,7 +7,10 @@ use poem_openapi::{ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiServ
 
 use crate::{
     app::App,
-    http::docs::{Page, pages, paths},
+    http::{
+        docs::{Page, pages},
+        routes::Route,
+    },
     operations::Operations,
     wiki::{posts::Posts, users::Users},
 };
@@ -28,15 +31,13 @@ fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
         .server("./")
 }
 
-/// The API with its document and pages, and every path with its methods.
-pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<(String, String)>) {
+/// The API with its document and pages, and every path of them.
+pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
     let resources = (Users::new(app), Posts::new(app), Operations(app.clone()), Index);
     let api = document(resources.clone());
-    let mut paths = paths(&api.spec());
+    let mut paths = Route::of_document(&api.spec());
     let pages = pages(move || document(resources.clone()));
-    for path in pages.iter().map(|page| page.path).chain(["/"]) {
-        paths.push((path.to_owned(), "GET, HEAD".to_owned()));
-    }
+    paths.extend(pages.iter().map(|page| page.path).chain(["/"]).map(Route::page));
     (Routes { pages, api: api.into_endpoint() }, paths)
 }
 

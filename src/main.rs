@@ -99,8 +99,8 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
     tracing::info!("{}", app.raw_database().name());
 
-    let (endpoint, paths) = api::routes(&app);
-    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, paths);
+    let (endpoint, routes) = api::routes(&app);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;

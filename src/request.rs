@@ -58,8 +58,8 @@ pub fn warned() -> bool {
     CURRENT.try_with(|current| current.warning.load(Ordering::Relaxed)).unwrap_or(false)
 }
 
-/// Does `work` to its end, even if the request is given up meanwhile: what the database has committed
-/// is counted, and its connection is as good as before.
+/// Does `work` to its end, even if the request is given up meanwhile, so that what the database has
+/// committed is counted.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     ToTheEnd(Some(Box::pin(work))).await
 }

@@ -15,8 +15,8 @@ use std::{
 use deadpool::managed::{self, PoolError, QueueMode};
 use prometheus::{IntCounter, IntGauge, core::Collector};
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
-    Statement,
+    ActiveModelTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExecResult,
+    IntoActiveModel, QueryResult, RuntimeErr, Statement,
     entity::prelude::async_trait::async_trait,
     sqlx::{self, Connection as _},
 };
@@ -181,6 +181,25 @@ impl Database {
             };
             timeout(self.statement_timeout, goodbye).await.ok();
         }
+    }
+
+    /// Inserts `row`, whether or not the request is given up meanwhile, and counts it.
+    pub async fn insert<A>(
+        &self,
+        row: A,
+        inserted: &IntCounter,
+    ) -> Result<<A::Entity as EntityTrait>::Model, DbErr>
+    where
+        A: ActiveModelTrait + Send + 'static,
+        <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
+    {
+        let (database, inserted) = (self.clone(), inserted.clone());
+        request::to_the_end(async move {
+            let row = A::Entity::insert(row).exec_with_returning(&database).await?;
+            inserted.inc();
+            Ok(row)
+        })
+        .await
     }
 
     /// Runs one statement on a free connection, within the limits.

@@ -26,7 +26,8 @@ impl Cors {
     pub fn expose(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let exposed = HeaderValue::from_static("location, retry-after, x-request-id");
+            let exposed =
+                HeaderValue::from_static("etag, link, location, retry-after, x-request-id");
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         if !self.allowed_origins.is_empty() {
@@ -45,10 +46,11 @@ pub fn preflight(
     if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
         return None;
     }
+    let route = route?;
     let response = Response::builder()
         .status(StatusCode::NO_CONTENT)
-        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
-        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type, x-request-id")
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route.allow)
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, &route.request_headers)
         .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
     Some(response.finish())
 }

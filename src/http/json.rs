@@ -1,28 +1,32 @@
 //! JSON in and out. Bodies are read field by field, so that an answer can name all that is wrong.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, marker::PhantomData};
 
+use hyper::body::Bytes;
 use poem::{
     IntoResponse, Request, RequestBody, Response, Result,
     http::{HeaderValue, header},
 };
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::Payload,
-    registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
+    registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry},
     types::Type,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    http::problem::{Invalid, Problem},
+    http::{
+        problem::{Invalid, Problem},
+        text::Text,
+    },
     id::Id,
 };
 
 const CONTENT_TYPE: &str = "application/json";
 
-/// A body: `application/json`.
+/// A body of a request: `application/json`.
 pub struct Json<T>(pub T);
 
 /// A request's body, read from the fields of a JSON object.
@@ -39,34 +43,21 @@ pub struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// A text of 1 to `max` characters that is not blank and holds no NUL, which PostgreSQL cannot
-    /// store.
-    pub fn text(&mut self, name: &'static str, max: usize) -> Option<String> {
+    pub fn text<const MAX: usize>(&mut self, name: &'static str) -> Option<Text<MAX>> {
+        let wanted = Text::<MAX>::wanted();
         let wrong = match self.values.remove(name).map(RawValue::get) {
-            None => format!("{name} is missing: give a text of 1 to {max} characters"),
-            Some(json) if json.starts_with('"') => match serde_json::from_str::<String>(json) {
-                Ok(text) => {
-                    let length = text.chars().count();
-                    if length > max {
-                        format!("{name} has {length} characters: at most {max} are allowed")
-                    } else if text.contains('\0') {
-                        format!("{name} contains the character NUL (U+0000), which is not allowed")
-                    } else if text.trim().is_empty() {
-                        format!("{name} is blank: give a text of 1 to {max} characters")
-                    } else {
-                        return Some(text);
-                    }
-                }
+            None => format!("is missing: {wanted}"),
+            Some(json) if json.starts_with('"') => match serde_json::from_str(json) {
+                Ok(text) => match Text::new(text) {
+                    Ok(text) => return Some(text),
+                    Err(wrong) => wrong,
+                },
                 // All else that can be wrong with a text is wrong with the whole body.
-                Err(_) => {
-                    format!("{name} contains half of a surrogate pair, which is no character")
-                }
+                Err(_) => "contains half of a surrogate pair, which is no character".into(),
             },
-            Some(json) => {
-                format!("{name} is {}: give a text of 1 to {max} characters", kind(json))
-            }
+            Some(json) => format!("is {}: {wanted}", kind(json)),
         };
-        self.refuse(name, wrong)
+        self.refuse(name, format!("{name} {wrong}"))
     }
 
     pub fn id(&mut self, name: &'static str) -> Option<Id> {
@@ -166,35 +157,32 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
     }
 }
 
-impl<T: Serialize + Send> IntoResponse for Json<T> {
-    fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.0).expect("serializable");
-        Response::builder().header(header::CONTENT_TYPE, CONTENT_TYPE).body(body)
+/// A body of an answer: `application/json`.
+pub struct Rendered<T>(Bytes, PhantomData<fn() -> T>);
+
+impl<T: Serialize> Rendered<T> {
+    pub fn new(body: &T) -> Self {
+        Self(serde_json::to_vec(body).expect("serializable").into(), PhantomData)
     }
 }
 
-impl<T: Type + Serialize> Payload for Json<T> {
+impl<T> Rendered<T> {
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl<T> IntoResponse for Rendered<T> {
+    fn into_response(self) -> Response {
+        Response::builder().header(header::CONTENT_TYPE, CONTENT_TYPE).body(self.0)
+    }
+}
+
+impl<T: Type> Payload for Rendered<T> {
     const CONTENT_TYPE: &'static str = CONTENT_TYPE;
 
     fn schema_ref() -> MetaSchemaRef {
         T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-}
-
-impl<T: Type + Serialize> ApiResponse for Json<T> {
-    fn meta() -> MetaResponses {
-        let response = MetaResponse {
-            description: "It was found.",
-            status: Some(200),
-            status_range: None,
-            content: media_types::<T>(),
-            headers: Vec::new(),
-        };
-        MetaResponses { responses: vec![response] }
     }
 
     fn register(registry: &mut Registry) {

@@ -21,7 +21,7 @@ use crate::{
         client,
         cors::{self, Cors},
         problem::Problem,
-        routes::Routes,
+        routes::{Route, Routes},
     },
     request,
     telemetry::metrics::Metrics,
@@ -42,12 +42,12 @@ const X_REQUEST_ID: &str = "x-request-id";
 const UNMATCHED: &str = "unmatched";
 
 impl<E> Middleware<E> {
-    /// `paths` holds each path of `inner` with its methods, as the header `Allow` lists them.
-    pub fn new(metrics: Metrics, config: &Config, inner: E, paths: Vec<(String, String)>) -> Self {
+    /// `routes` are the paths of `inner`.
+    pub fn new(metrics: Metrics, config: &Config, inner: E, routes: Vec<Route>) -> Self {
         Self {
             metrics,
             inner,
-            routes: Routes::new(paths),
+            routes: Routes(routes),
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
             trusted_proxies: config.trusted_proxies.0.clone(),
@@ -118,7 +118,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             let detail = format!("the body took longer than {limit} s to arrive");
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
         };
-        let _room = match read.map_err(slow).flatten() {
+        let room = match read.map_err(slow).flatten() {
             Ok(room) => room,
             Err(problem) => return (Err(problem), false),
         };
@@ -127,7 +127,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         }
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
-            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Ok(response))) => self.bodies.hold(response, room).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
             Err(_elapsed) => {

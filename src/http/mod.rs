@@ -3,12 +3,16 @@
 
 mod body;
 mod client;
+pub mod conditional;
 mod cors;
 pub mod docs;
 mod impatient;
 pub mod json;
+pub mod list;
 pub mod middleware;
 pub mod operation;
 pub mod problem;
-mod routes;
+pub mod query;
+pub mod routes;
 pub mod server;
+pub mod text;

@@ -74,8 +74,16 @@ impl Problem {
     /// A 503. A client is told to try again only if nothing has reached the database: the answer
     /// to an insert may be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
+        match request::statement_noted() {
+            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
+            false => Self::retry_later(detail),
+        }
+    }
+
+    /// A 503 to a request that may be sent again, whatever has reached the database.
+    pub fn retry_later(detail: impl Into<String>) -> Self {
         Self {
-            header: (!request::statement_noted()).then_some(&("retry-after", "1")),
+            header: Some(&("retry-after", "1")),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
     }

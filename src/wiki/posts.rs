@@ -4,34 +4,52 @@ use std::sync::Arc;
 
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
-use sea_orm::{ActiveValue::NotSet, EntityTrait, Set, SqlErr};
+use sea_orm::{
+    ActiveValue::NotSet,
+    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Select, Set, SqlErr,
+    sea_query::{Expr, Func},
+};
 use serde::Serialize;
 
 use crate::{
     app::App,
-    clock::{self, Time},
+    clock::Time,
     http::{
+        conditional::{self, Found, IfNoneMatch},
         json::{Fields, FromFields, Json},
+        list::{Limit, Listed, Page},
         operation::{Created, Failure},
         problem::Problem,
+        query::Query,
+        text::Text,
     },
     id::Id,
-    request::to_the_end,
-    wiki::failure::{ReadFailure, WriteForUserFailure},
+    wiki::{
+        failure::{ListFailure, ReadFailure, WriteForUserFailure},
+        users,
+    },
 };
 
 pub mod entity {
+    use poem_openapi::Object;
     use sea_orm::entity::prelude::*;
+    use serde::Serialize;
 
-    use crate::clock::Time;
+    use crate::{clock::Time, id::Id};
 
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    /// A post.
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, Object, Serialize)]
+    #[oai(rename = "Post", example, read_only_all)]
     #[sea_orm(table_name = "posts")]
     pub struct Model {
+        /// The number that the post goes by.
         #[sea_orm(primary_key)]
-        pub post_id: i64,
+        pub post_id: Id,
+        /// The text, as it was sent.
         pub content: String,
-        pub user_id: i64,
+        /// The id of the user who wrote it.
+        pub user_id: Id,
+        /// When the post was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
     }
 
@@ -41,20 +59,7 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A post.
-#[derive(Object, Serialize)]
-#[oai(example, read_only_all)]
-struct Post {
-    /// The number that the post goes by.
-    post_id: Id,
-    /// The text, as it was sent.
-    content: String,
-    /// The id of the user who wrote it.
-    user_id: Id,
-    /// When the post was created: UTC, without a zone, to the microsecond.
-    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
-    created_time: String,
-}
+use entity::{ActiveModel, Column, Entity, Model as Post};
 
 impl Example for Post {
     fn example() -> Self {
@@ -62,20 +67,30 @@ impl Example for Post {
             post_id: Id(1),
             content: "This is my first post!".into(),
             user_id: Id(1),
-            created_time: clock::EXAMPLE.into(),
+            created_time: Time::example(),
         }
     }
 }
 
-impl From<entity::Model> for Post {
-    fn from(post: entity::Model) -> Self {
-        Self {
-            post_id: Id(post.post_id),
-            content: post.content,
-            user_id: Id(post.user_id),
-            created_time: post.created_time.format(),
-        }
-    }
+/// A post in a list.
+#[derive(DerivePartialModel, Object, Serialize)]
+#[oai(rename = "ListedPost", read_only_all)]
+#[sea_orm(entity = "Entity")]
+struct Entry {
+    /// The number that the post goes by.
+    post_id: Id,
+    /// The first 200 characters of the text.
+    #[sea_orm(from_expr = "excerpt()")]
+    excerpt: String,
+    /// The id of the user who wrote it.
+    user_id: Id,
+    /// When the post was created: UTC, without a zone, to the microsecond.
+    created_time: Time,
+}
+
+/// Cut by the database: whole, a hundred of them could be 40 MB.
+fn excerpt() -> Expr {
+    Func::cust("substr").arg(Column::Content.into_expr()).arg(1).arg(200).into()
 }
 
 /// A post to be created. Unknown fields are ignored.
@@ -85,24 +100,18 @@ struct NewPost {
     /// The id of the user who writes it.
     user_id: Id,
     /// 1 to 100,000 characters, not all of them white space, none of them NUL. Kept as it is sent.
-    #[oai(validator(
-        min_length = 1,
-        max_length = 100000,
-        pattern = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
-                   \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$"
-    ))]
-    content: String,
+    content: Text<100_000>,
 }
 
 impl Example for NewPost {
     fn example() -> Self {
-        NewPost { user_id: Id(1), content: "This is my first post!".into() }
+        NewPost { user_id: Id(1), content: Text("This is my first post!".into()) }
     }
 }
 
 impl FromFields for NewPost {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        let (user_id, content) = (fields.id("user_id"), fields.text("content", 100_000));
+        let (user_id, content) = (fields.id("user_id"), fields.text("content"));
         Some(Self { user_id: user_id?, content: content? })
     }
 }
@@ -124,10 +133,59 @@ impl Posts {
         let help = "Posts created since the start";
         Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
     }
+
+    async fn entries(&self, page: &Page, posts: Select<Entity>) -> Result<Vec<Entry>, Problem> {
+        let posts = page.of(posts, Column::PostId).into_partial_model();
+        Ok(posts.all(self.app.database()?).await?)
+    }
 }
 
 #[OpenApi(tag = "Tag::Posts")]
 impl Posts {
+    /// List posts
+    ///
+    /// The newest first.
+    #[oai(path = "/posts", method = "get", operation_id = "list_posts")]
+    async fn list(
+        &self,
+        /// How many posts at most.
+        limit: Query<Limit>,
+        /// Only posts with a lower id.
+        before: Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<Entry>, Failure<ListFailure>> {
+        let page = Page::new(limit, before);
+        let posts = self.entries(&page, Entity::find()).await?;
+        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+    }
+
+    /// List a user's posts
+    ///
+    /// The newest first.
+    #[oai(path = "/users/:id/posts", method = "get", operation_id = "list_posts_of_user")]
+    async fn list_of_user(
+        &self,
+        /// The user's id.
+        id: Path<Id>,
+        /// How many posts at most.
+        limit: Query<Limit>,
+        /// Only posts with a lower id.
+        before: Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
+        let page = Page::new(limit, before);
+        let posts = Entity::find().filter(Column::UserId.eq(id.0));
+        let posts = self.entries(&page, posts).await?;
+        if posts.is_empty() {
+            users::find(&self.app, id.0).await?;
+        }
+        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+    }
+
     /// Create a post
     ///
     /// The user must exist.
@@ -137,27 +195,21 @@ impl Posts {
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
         let NewPost { user_id, content } = new.0;
-        let post = entity::ActiveModel {
+        let post = ActiveModel {
             post_id: NotSet,
-            content: Set(content),
-            user_id: Set(user_id.0),
+            content: Set(content.0),
+            user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let Self { app, created } = self.clone();
-        let post = to_the_end(async move {
-            let inserted = entity::Entity::insert(post).exec_with_returning(app.database()?).await;
-            let post = inserted.map_err(|error| match error.sql_err() {
-                // The key is the check: looking first would cost a round trip, and still race.
-                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                    Problem::not_found(format!("there is no user {} to write the post", user_id.0))
-                }
-                _ => error.into(),
-            })?;
-            created.inc();
-            Ok::<_, Problem>(post)
-        })
-        .await?;
-        Ok(Created::at(format!("posts/{}", post.post_id), post.into()))
+        let inserted = self.app.database()?.insert(post, &self.created).await;
+        let post = inserted.map_err(|error: DbErr| match error.sql_err() {
+            // The key is the check: looking first would cost a round trip, and still race.
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                Problem::not_found(format!("there is no user {user_id} to write the post"))
+            }
+            _ => error.into(),
+        })?;
+        Ok(Created::at(format!("posts/{}", post.post_id), &post))
     }
 
     /// Read a post
@@ -168,10 +220,12 @@ impl Posts {
         &self,
         /// The post's id.
         id: Path<Id>,
-    ) -> Result<Json<Post>, Failure<ReadFailure>> {
-        let post = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
-        let post =
-            post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0.0)))?;
-        Ok(Json(post.into()))
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Found<Post>, Failure<ReadFailure>> {
+        let post = Entity::find_by_id(id.0).one(self.app.database()?).await?;
+        let post = post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0)))?;
+        Ok(Found::new(&post, conditional::strong(post.created_time), &if_none_match))
     }
 }

@@ -5,32 +5,41 @@ use std::sync::Arc;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
-use serde::Serialize;
 
 use crate::{
     app::App,
-    clock::{self, Time},
+    clock::Time,
     http::{
+        conditional::{self, Found, IfNoneMatch},
         json::{Fields, FromFields, Json},
+        list::{Limit, Listed, Page},
         operation::{Created, Failure},
         problem::Problem,
+        query::Query,
+        text::Text,
     },
     id::Id,
-    request::to_the_end,
-    wiki::failure::{ReadFailure, WriteFailure},
+    wiki::failure::{ListFailure, ReadFailure, WriteFailure},
 };
 
 pub mod entity {
+    use poem_openapi::Object;
     use sea_orm::entity::prelude::*;
+    use serde::Serialize;
 
-    use crate::clock::Time;
+    use crate::{clock::Time, id::Id};
 
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    /// A user.
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, Object, Serialize)]
+    #[oai(rename = "User", example, read_only_all)]
     #[sea_orm(table_name = "users")]
     pub struct Model {
+        /// The number that the user goes by.
         #[sea_orm(primary_key)]
-        pub id: i64,
+        pub id: Id,
+        /// The name, as it was sent.
         pub name: String,
+        /// When the user was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
     }
 
@@ -40,29 +49,11 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A user.
-#[derive(Object, Serialize)]
-#[oai(example, read_only_all)]
-struct User {
-    /// The number that the user goes by.
-    id: Id,
-    /// The name, as it was sent.
-    name: String,
-    /// When the user was created: UTC, without a zone, to the microsecond.
-    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
-    created_time: String,
-}
+use entity::{ActiveModel, Column, Entity, Model as User};
 
 impl Example for User {
     fn example() -> Self {
-        let created_time = clock::EXAMPLE.into();
-        User { id: Id(1), name: "John Doe".into(), created_time }
-    }
-}
-
-impl From<entity::Model> for User {
-    fn from(user: entity::Model) -> Self {
-        Self { id: Id(user.id), name: user.name, created_time: user.created_time.format() }
+        User { id: Id(1), name: "John Doe".into(), created_time: Time::example() }
     }
 }
 
@@ -71,24 +62,18 @@ impl From<entity::Model> for User {
 #[oai(example)]
 struct NewUser {
     /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
-    #[oai(validator(
-        min_length = 1,
-        max_length = 200,
-        pattern = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
-                   \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$"
-    ))]
-    name: String,
+    name: Text<200>,
 }
 
 impl Example for NewUser {
     fn example() -> Self {
-        NewUser { name: "John Doe".into() }
+        NewUser { name: Text("John Doe".into()) }
     }
 }
 
 impl FromFields for NewUser {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { name: fields.text("name", 200)? })
+        Some(Self { name: fields.text("name")? })
     }
 }
 
@@ -111,26 +96,41 @@ impl Users {
     }
 }
 
+pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
+    let user = Entity::find_by_id(id).one(app.database()?).await?;
+    user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
+}
+
 #[OpenApi(tag = "Tag::Users")]
 impl Users {
+    /// List users
+    ///
+    /// The newest first.
+    #[oai(path = "/users", method = "get", operation_id = "list_users")]
+    async fn list(
+        &self,
+        /// How many users at most.
+        limit: Query<Limit>,
+        /// Only users with a lower id.
+        before: Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<User>, Failure<ListFailure>> {
+        let page = Page::new(limit, before);
+        let users = page.of(Entity::find(), Column::Id).all(self.app.database()?).await?;
+        Ok(page.answer(users, |user| user.id, if_none_match))
+    }
+
     /// Create a user
     ///
     /// Two users may have the same name.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
     async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
-        let user = entity::ActiveModel {
-            id: NotSet,
-            name: Set(new.0.name),
-            created_time: Set(Time::now()),
-        };
-        let Self { app, created } = self.clone();
-        let user = to_the_end(async move {
-            let user = entity::Entity::insert(user).exec_with_returning(app.database()?).await?;
-            created.inc();
-            Ok::<_, Problem>(user)
-        })
-        .await?;
-        Ok(Created::at(format!("users/{}", user.id), user.into()))
+        let user =
+            ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
+        let user = self.app.database()?.insert(user, &self.created).await?;
+        Ok(Created::at(format!("users/{}", user.id), &user))
     }
 
     /// Read a user
@@ -141,11 +141,12 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Json<User>, Failure<ReadFailure>> {
-        let user = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
-        let user =
-            user.ok_or_else(|| Problem::not_found(format!("there is no user {}", id.0.0)))?;
-        Ok(Json(user.into()))
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Found<User>, Failure<ReadFailure>> {
+        let user = find(&self.app, id.0).await?;
+        Ok(Found::new(&user, conditional::strong(user.created_time), &if_none_match))
     }
 
     /// Read a user, by the predecessor's path
@@ -156,7 +157,10 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Json<User>, Failure<ReadFailure>> {
-        self.read(id).await
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Found<User>, Failure<ReadFailure>> {
+        self.read(id, if_none_match).await
     }
 }
