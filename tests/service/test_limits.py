@@ -158,7 +158,7 @@ def test_answers_that_nobody_takes_do_not_fill_the_memory(
 def test_no_room_for_an_answer_is_said_and_may_be_tried_again(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
-    service = start_service(sqlite_database)
+    service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=60)
     user = create_user(service.client)["id"]
     path = f"/posts/{create_post(service.client, user)['post_id']}"
     # As an adopted one may be: more than the kernel takes for a client.
