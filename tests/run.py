@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import cargo_deny, crds, helm, nix, prometheus, service
+from support import crds, helm, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -30,7 +30,6 @@ LONG = "faults"
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {
         "cargo build": service.build,
-        "cargo-deny (built once)": cargo_deny.install,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
@@ -38,7 +37,6 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "cluster": {
         "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
         "Helm 3 (built once)": partial(helm.install_all, "helm3"),
-        "cargo-deny (built once)": cargo_deny.install,
     },
     "chart": {
         "Helm 3 and 4, kube-score (built once)": partial(
@@ -60,7 +58,7 @@ CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --locked -- -D warnings",
-        "{cargo-deny} check bans licenses sources",
+        "{bin}/cargo-deny check bans licenses sources",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
@@ -68,7 +66,7 @@ CHECKS: dict[str, list[str]] = {
     "cluster": [
         "cargo fmt --manifest-path cluster/Cargo.toml --check",
         "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
-        "{cargo-deny} --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
+        "{bin}/cargo-deny --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
         " bans licenses sources",
     ],
     "delivery": [
@@ -174,7 +172,6 @@ def check(stage: str, tally: Tally) -> None:
         programs = {
             "bin": Path(sys.executable).parent,
             "actionlint": helm.path("actionlint"),
-            "cargo-deny": cargo_deny.PROGRAM,
         }
         arguments = [word.format(**programs) for word in words]
         title = re.sub(r"[{}]", "", command.replace("{bin}/", "").replace(" {scripts}", ""))
