@@ -115,24 +115,10 @@ lib.fix (pkgs: {
       sync tail tee test touch tr true uname wc $out/bin/
   '';
   findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
-  # patchelf spoils what Go's linker made: started by way of the loader instead.
-  prometheus =
-    onMachine "prometheus"
-      {
-        meta.mainProgram = "prometheus";
-        passthru.cli = program "promtool";
-      }
-      ''
-        mkdir -p $out/bin $out/lib
-        cp /machine/bin/prometheus $out/lib/
-        ldd /machine/bin/prometheus | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p' | xargs cp -Lt $out/lib
-        printf '#!${lib.getExe pkgs.bash}\nexec %s --library-path %s %s "$@"\n' \
-          $out/lib/ld-linux-*.so.* $out/lib $out/lib/prometheus >$out/bin/prometheus
-        chmod +x $out/bin/prometheus
-      ''
-    // {
-      version = "3.16.0";
-    };
+  prometheus = copy "prometheus" // {
+    version = "3.16.0";
+    cli = program "promtool";
+  };
 
   inherit
     (import ./postgresql.nix {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import prometheus
+from support import helm
 from support.cache import CACHE
 from support.nix import REAL, SYSTEM, Nix
 
@@ -57,7 +57,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("image", "program"),
     [
-        ("prometheus-image", prometheus.BIN / "prometheus"),
+        ("prometheus-image", helm.path("prometheus3")),
         ("postgresql-image", next(CACHE.glob("postgresql-16/**/bin/postgres"), CACHE)),
     ],
     ids=["prometheus", "postgresql"],
