@@ -172,8 +172,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if "cluster" in getattr(item, "fixturenames", ()):
+    fixtures = getattr(item, "fixturenames", ())
+    if "cluster" in fixtures:
         item.add_marker("kubernetes")
+    if "docker" in fixtures:
+        item.add_marker(pytest.mark.xdist_group("docker"))
 
 
 class AtOnce:
