@@ -28,7 +28,7 @@ fi
 if [[ ${stages[*]} =~ all|cluster ]]; then
   PATH=$PATH:/usr/sbin need mkfs.btrfs btrfs-progs
 fi
-if [[ ${stages[*]} =~ all|delivery ]]; then
+if [[ ${stages[*]} =~ all|delivery|kubernetes ]]; then
   need shellcheck
   need skopeo
 fi

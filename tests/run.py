@@ -23,7 +23,7 @@ STAGES = ("service", "chart", "cluster", "nix", "delivery", "kubernetes")
 LONG = "faults"
 # Stages that are run one after the other, beside those of the other lane: one of them computes, the
 # other waits for Kubernetes. Quick things first.
-LANES = (("service", "chart", "cluster", "nix", LONG), ("kubernetes", "delivery"))
+LANES = (("service", "chart", "cluster", "nix", "delivery", LONG), ("kubernetes",))
 
 NIX = {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare}
 
@@ -31,6 +31,8 @@ NIX = {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prep
 def programs(*names: str) -> dict[str, Callable[[], object]]:
     return {f"{name} (built once)": partial(helm.install, name) for name in names}
 
+
+PUBLICATION = programs("helm3", "registry", "regctl") | NIX
 
 # What a stage's tests take. It is made in this order from the lane's beginning on, beside what the
 # stages do meanwhile.
@@ -40,9 +42,9 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
     "nix": NIX,
-    "kubernetes": programs("helm3", "helm4") | NIX,
-    "delivery": programs("helm3", "registry", "regctl")
-    | NIX
+    "delivery": PUBLICATION,
+    "kubernetes": programs("helm4")
+    | PUBLICATION
     | {"The definitions of Argo CD's and Flux's objects": crds.download},
 }
 
@@ -83,7 +85,8 @@ PYTEST: dict[str, list[str]] = {
     "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
     "cluster": ["tests/cluster", *SIDE_BY_SIDE],
     "nix": ["tests/nix", *SIDE_BY_SIDE],
-    "kubernetes": ["tests/chart", "-m", "kubernetes"],
+    "delivery": ["tests/delivery", "-m", "not kubernetes"],
+    "kubernetes": ["tests/chart", "tests/delivery", "-m", "kubernetes"],
 }
 
 
