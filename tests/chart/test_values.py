@@ -169,6 +169,12 @@ def test_a_variable_of_the_users_replaces_the_charts(
     ]
 
 
+@pytest.mark.parametrize(("search", "value"), [("false", None), ("true", "true"), ("drop", "drop")])
+def test_the_search_is_a_value(helm3: Helm, search: str, value: str | None) -> None:
+    objects = helm3.objects(f"--set=api.search={search}")
+    assert environment(objects, "wiki-release-api").get("SEARCH") == value
+
+
 def number(quantity: str) -> float:
     match = re.fullmatch(r"([\d.]+)(\w*)", quantity)
     assert match
