@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use migration::Index;
+
 use crate::{database::pool::Database, http::problem::Problem, telemetry::metrics::Metrics};
 
 pub struct App {
@@ -38,6 +40,17 @@ impl App {
             return Err(Problem::unavailable("the service is starting: its database is not ready"));
         }
         Ok(&self.database)
+    }
+
+    /// The database, once an index is there that is built beside the requests.
+    pub fn database_with(&self, index: &Index) -> Result<&Database, Problem> {
+        let database = self.database()?;
+        if !database.indexes.has(index) {
+            let name = index.name;
+            let detail = format!("the index {name}, which this needs, is not there yet");
+            return Err(Problem::unavailable(detail));
+        }
+        Ok(database)
     }
 
     /// The database as it is, reachable or not.

@@ -62,6 +62,9 @@ config! {
     max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
     max_body_bytes: NonZeroU32 = "1048576",
+    /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
+    /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
+    search: Search = "false",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
@@ -148,6 +151,7 @@ fn advice(name: &str) -> Option<&'static str> {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
+        "SEARCH" => Some("give true, false or drop"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
         "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
@@ -244,6 +248,14 @@ impl std::str::FromStr for Origin {
             _ => Err("give an origin such as https://example.org, or *"),
         }
     }
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Search {
+    False,
+    True,
+    Drop,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]

@@ -80,13 +80,19 @@ async fn migrate(config: Config) -> Result<(), String> {
     // As process 1 of a container, it is ended by no signal that it does not listen for.
     let mut signals = Signals::new();
     tokio::select! {
-        prepared = database.prepare(config.startup_timeout_seconds.0) => prepared?,
+        made = make(&database, &config) => made?,
         () = signals.next() => return Err("stopped by a signal".into()),
     }
     tracing::info!("{}: the schema is up to date", database.name());
     // Or SQLite's -wal and -shm would stay, for a user who may not write to them.
     database.close().await;
     Ok(())
+}
+
+/// The schema, and the indexes that a service builds while it serves.
+async fn make(database: &Database, config: &Config) -> Result<(), String> {
+    database.prepare(config.startup_timeout_seconds.0).await?;
+    database.build_indexes().await.map_err(|error| database.explain(&error))
 }
 
 async fn serve(config: Config) -> Result<(), String> {
@@ -119,6 +125,7 @@ async fn serve(config: Config) -> Result<(), String> {
             () = signals.next() => (),
             () = app.raw_database().keep_up_to_date(startup) => (),
             () = app.raw_database().watch_size() => (),
+            () = app.raw_database().keep_indexes() => (),
         }
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());

@@ -12,9 +12,12 @@ use sea_orm_migration::{
 };
 
 mod columns;
+mod indexes;
 mod m20261124_000001_users_and_posts;
+pub mod search;
 
 pub use columns::check_columns;
+pub use indexes::{INDEXES, Index, POSTS_OF_USER};
 
 pub struct Migrator;
 

@@ -2,9 +2,12 @@
 
 mod address;
 mod begun;
+mod build;
 mod connection;
 pub mod error;
 mod figures;
+mod fill;
+pub mod indexes;
 mod libpq;
 mod overdue;
 mod passfile;

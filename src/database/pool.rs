@@ -33,6 +33,7 @@ use crate::{
         connection::{Connection, Connector, Lease},
         error::{connection_error, is_disconnect, is_other_schema, query_error},
         figures::{self, Figures},
+        indexes::Indexes,
         statement::Answer,
     },
     request,
@@ -56,6 +57,7 @@ pub struct Database {
     pub overdue_writes: Arc<AtomicUsize>,
     /// Told when a statement finds another schema than this version's.
     pub outdated: Arc<Notify>,
+    pub indexes: Arc<Indexes>,
     size: IntGauge,
     started: Instant,
     /// When a statement was last answered, in milliseconds since `started`.
@@ -99,6 +101,7 @@ impl Database {
             acquire_timeouts: figures::acquire_timeouts(),
             overdue_writes: Arc::default(),
             outdated: Arc::default(),
+            indexes: Arc::new(Indexes::new(config.search)),
             size: figures::size(),
             started: Instant::now(),
             answered: Arc::default(),

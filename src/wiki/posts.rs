@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use migration::{POSTS_OF_USER, search};
+use poem::http::StatusCode;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Select, Set, SqlErr,
+    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Set, SqlErr,
     sea_query::{Expr, Func},
 };
 use serde::Serialize;
@@ -14,18 +16,20 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
+    database::error::is_overtime,
     http::{
         conditional::{self, Found, IfNoneMatch},
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        problem::Problem,
+        problem::{Invalid, Problem},
         query::Query,
         text::Text,
     },
     id::Id,
     wiki::{
         failure::{ListFailure, ReadFailure, WriteForUserFailure},
+        search::Search,
         users,
     },
 };
@@ -134,9 +138,25 @@ impl Posts {
         Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
     }
 
-    async fn entries(&self, page: &Page, posts: Select<Entity>) -> Result<Vec<Entry>, Problem> {
-        let posts = page.of(posts, Column::PostId).into_partial_model();
-        Ok(posts.all(self.app.database()?).await?)
+    async fn search(&self, page: &Page, words: &Search) -> Result<Vec<Entry>, Problem> {
+        let database = self.app.database()?;
+        if !database.indexes.has_search() {
+            return Err(Problem::invalid(vec![Invalid {
+                pointer: "#/query/q".into(),
+                detail: "q asks for a search, which this service has where SEARCH=true is set"
+                    .into(),
+            }]));
+        }
+        let database = self.app.database_with(&search::INDEX)?;
+        let posts = words.of(page, Entity::find(), Column::PostId, database.get_database_backend());
+        let posts = posts.into_partial_model();
+        posts.all(database).await.map_err(|error| match is_overtime(&error) {
+            true => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "so many posts have these words that to sort them took too long: add a rarer word",
+            ),
+            false => error.into(),
+        })
     }
 }
 
@@ -152,12 +172,25 @@ impl Posts {
         limit: Query<Limit>,
         /// Only posts with a lower id.
         before: Query<Id>,
+        /// Only posts that have all of these words, in any order and case: 1 to 1,000 characters with at
+        /// least one word, which is a run of letters and digits. Where `SEARCH=true` is set.
+        q: Query<Search>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
     ) -> Result<Listed<Entry>, Failure<ListFailure>> {
         let page = Page::new(limit, before);
-        let posts = self.entries(&page, Entity::find()).await?;
+        let (page, posts) = match q.0 {
+            Some(words) => {
+                let posts = self.search(&page, &words).await?;
+                (page.keeping("q", words), posts)
+            }
+            None => {
+                let posts = page.of(Entity::find(), Column::PostId);
+                let posts = posts.into_partial_model().all(self.app.database()?).await?;
+                (page, posts)
+            }
+        };
         Ok(page.answer(posts, |post| post.post_id, if_none_match))
     }
 
@@ -179,7 +212,9 @@ impl Posts {
     ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
         let page = Page::new(limit, before);
         let posts = Entity::find().filter(Column::UserId.eq(id.0));
-        let posts = self.entries(&page, posts).await?;
+        let posts = page.of(posts, Column::PostId).into_partial_model();
+        let database = self.app.database_with(&POSTS_OF_USER)?;
+        let posts: Vec<Entry> = posts.all(database).await?;
         if posts.is_empty() {
             users::find(&self.app, id.0).await?;
         }

@@ -76,9 +76,21 @@ class PostgresDatabase:
 
     @contextlib.contextmanager
     def writes_blocked(self) -> Iterator[None]:
-        with self.connect() as connection, connection.transaction(force_rollback=True):
-            connection.execute("LOCK TABLE users, posts IN SHARE MODE")
+        """Once no index is being built: whoever waits for that, is waited for by it."""
+
+        def locked() -> bool:
+            try:
+                connection.execute("LOCK TABLE users, posts IN SHARE MODE NOWAIT")
+            except psycopg.errors.LockNotAvailable:
+                connection.execute("ROLLBACK; BEGIN")
+                return False
+            return True
+
+        with self.connect() as connection:
+            connection.execute("BEGIN")
+            wait_until(locked, "the lock on the tables")
             yield
+            connection.execute("ROLLBACK")
 
 
 Database = SqliteDatabase | PostgresDatabase
