@@ -19,13 +19,20 @@ struct Current {
     id: String,
     /// Whether a statement of it has been sent to the database.
     statement: AtomicBool,
+    /// Whether it writes once, however often it is sent.
+    repeatable: AtomicBool,
     /// Whether the database warned since it was last forgotten.
     warning: AtomicBool,
 }
 
 /// Runs `work` as the serving of the request with this id.
 pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
-    let current = Current { id, statement: false.into(), warning: false.into() };
+    let current = Current {
+        id,
+        statement: false.into(),
+        repeatable: false.into(),
+        warning: false.into(),
+    };
     CURRENT.scope(Arc::new(current), work).await
 }
 
@@ -39,9 +46,17 @@ pub fn note_statement() {
     CURRENT.try_with(|current| current.statement.store(true, Ordering::Relaxed)).ok();
 }
 
-/// Whether a statement of this request was sent to the database.
-pub fn statement_noted() -> bool {
-    CURRENT.try_with(|current| current.statement.load(Ordering::Relaxed)).unwrap_or(false)
+/// Remembers that this request writes once, however often it is sent.
+pub fn note_repeatable() {
+    CURRENT.try_with(|current| current.repeatable.store(true, Ordering::Relaxed)).ok();
+}
+
+/// Whether this request, sent again, cannot write twice.
+pub fn may_be_repeated() -> bool {
+    let may = |current: &Arc<Current>| {
+        current.repeatable.load(Ordering::Relaxed) || !current.statement.load(Ordering::Relaxed)
+    };
+    CURRENT.try_with(may).unwrap_or(true)
 }
 
 /// Remembers that the database warned while it served this request.

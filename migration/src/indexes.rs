@@ -21,8 +21,17 @@ pub const POSTS_OF_USER: Index = Index {
     on: "(user_id, post_id)",
 };
 
+/// By which an `Idempotency-Key` writes once.
+const USERS_KEY: Index = of_key("users_idempotency_key", "users");
+const POSTS_KEY: Index = of_key("posts_idempotency_key", "posts");
+
+const fn of_key(name: &'static str, table: &'static str) -> Index {
+    let on = "(idempotency_key) WHERE idempotency_key IS NOT NULL";
+    Index { name, table, unique: true, on }
+}
+
 /// Those of both databases.
-pub const INDEXES: &[Index] = &[POSTS_OF_USER];
+pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY];
 
 impl Index {
     /// All of them; `search` is whether that of the search is one.

@@ -99,6 +99,11 @@ pub fn is_overtime(error: &DbErr) -> bool {
     }
 }
 
+/// Whether an index is missing by which rows are written once: on PostgreSQL it may still be built.
+pub fn is_missing_index(error: &DbErr) -> bool {
+    is_missing(error, "42P10", "ON CONFLICT clause does not match")
+}
+
 /// Whether it is a time limit of ours that has passed.
 pub fn is_timeout(error: &DbErr) -> bool {
     matches!(cause(error), Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut)

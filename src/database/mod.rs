@@ -8,6 +8,7 @@ pub mod error;
 mod figures;
 mod fill;
 pub mod indexes;
+pub mod insert;
 mod libpq;
 mod overdue;
 mod passfile;

@@ -15,8 +15,8 @@ use std::{
 use deadpool::managed::{self, PoolError, QueueMode};
 use prometheus::{IntCounter, IntGauge, core::Collector};
 use sea_orm::{
-    ActiveModelTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExecResult,
-    IntoActiveModel, QueryResult, RuntimeErr, Statement,
+    ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    Statement,
     entity::prelude::async_trait::async_trait,
     sqlx::{self, Connection as _},
 };
@@ -31,7 +31,7 @@ use crate::{
         address::Options,
         begun::Begun,
         connection::{Connection, Connector, Lease},
-        error::{connection_error, is_disconnect, is_other_schema, query_error},
+        error::{connection_error, is_disconnect, is_missing_index, is_other_schema, query_error},
         figures::{self, Figures},
         indexes::Indexes,
         statement::Answer,
@@ -186,25 +186,6 @@ impl Database {
         }
     }
 
-    /// Inserts `row`, whether or not the request is given up meanwhile, and counts it.
-    pub async fn insert<A>(
-        &self,
-        row: A,
-        inserted: &IntCounter,
-    ) -> Result<<A::Entity as EntityTrait>::Model, DbErr>
-    where
-        A: ActiveModelTrait + Send + 'static,
-        <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
-    {
-        let (database, inserted) = (self.clone(), inserted.clone());
-        request::to_the_end(async move {
-            let row = A::Entity::insert(row).exec_with_returning(&database).await?;
-            inserted.inc();
-            Ok(row)
-        })
-        .await
-    }
-
     /// Runs one statement on a free connection, within the limits.
     async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
         let is_write = !statement.sql.starts_with("SELECT");
@@ -247,6 +228,9 @@ impl Database {
                         let error = query_error(error);
                         if is_other_schema(&error) {
                             self.outdated.notify_one();
+                        }
+                        if is_missing_index(&error) {
+                            self.indexes.look.notify_one();
                         }
                         return Err(error);
                     }

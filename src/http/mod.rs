@@ -7,6 +7,7 @@ pub mod conditional;
 mod cors;
 pub mod docs;
 mod impatient;
+pub mod idempotency;
 pub mod json;
 pub mod list;
 pub mod middleware;

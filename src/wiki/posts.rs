@@ -19,6 +19,7 @@ use crate::{
     database::error::is_overtime,
     http::{
         conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
@@ -98,7 +99,7 @@ fn excerpt() -> Expr {
 }
 
 /// A post to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewPost {
     /// The id of the user who writes it.
@@ -227,8 +228,14 @@ impl Posts {
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
+        let once = key.once(&new.0, &[Column::UserId, Column::Content]);
         let NewPost { user_id, content } = new.0;
         let post = ActiveModel {
             post_id: NotSet,
@@ -236,7 +243,7 @@ impl Posts {
             user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let inserted = self.app.database()?.insert(post, &self.created).await;
+        let inserted = self.app.database()?.insert(post, once, &self.created).await;
         let post = inserted.map_err(|error: DbErr| match error.sql_err() {
             // The key is the check: looking first would cost a round trip, and still race.
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
@@ -244,6 +251,7 @@ impl Posts {
             }
             _ => error.into(),
         })?;
+        let post = post.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("posts/{}", post.post_id), &post))
     }
 

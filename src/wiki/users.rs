@@ -5,12 +5,14 @@ use std::sync::Arc;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
+use serde::Serialize;
 
 use crate::{
     app::App,
     clock::Time,
     http::{
         conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
@@ -58,7 +60,7 @@ impl Example for User {
 }
 
 /// A user to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewUser {
     /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
@@ -126,10 +128,20 @@ impl Users {
     ///
     /// Two users may have the same name.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
-    async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
+    async fn create(
+        &self,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
+        new: Json<NewUser>,
+    ) -> Result<Created<User>, Failure<WriteFailure>> {
+        let once = key.once(&new.0, &[Column::Name]);
         let user =
             ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
-        let user = self.app.database()?.insert(user, &self.created).await?;
+        let user = self.app.database()?.insert(user, once, &self.created).await?;
+        let user = user.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("users/{}", user.id), &user))
     }
 

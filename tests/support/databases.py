@@ -132,9 +132,12 @@ class Postgres:
         wait_until(self._answers, f"PostgreSQL, whose log is {self._home}/log")
         return self
 
+    @property
+    def log(self) -> str:
+        return (self._home / "log").read_text()
+
     def _answers(self) -> bool:
-        log = (self._home / "log").read_text()
-        assert self.process.poll() is None, f"PostgreSQL ended: {log}"
+        assert self.process.poll() is None, f"PostgreSQL ended: {self.log}"
         try:
             self.connect("postgres").close()
         except psycopg.OperationalError:
