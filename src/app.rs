@@ -4,10 +4,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use migration::Index;
 
-use crate::{database::pool::Database, http::problem::Problem, telemetry::metrics::Metrics};
+use crate::{
+    database::pool::Database,
+    http::{cache::Cache, problem::Problem},
+    telemetry::metrics::Metrics,
+};
 
 pub struct App {
     database: Database,
+    pub cache: Cache,
     pub metrics: Metrics,
     phase: AtomicU8,
 }
@@ -20,10 +25,13 @@ pub enum Phase {
 }
 
 impl App {
-    pub fn new(database: Database) -> Self {
+    pub fn new(database: Database, cache: Cache) -> Self {
         let metrics = Metrics::new();
         metrics.include(database.figures());
-        Self { database, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
+        if let Some(figures) = cache.figures() {
+            metrics.include(figures);
+        }
+        Self { database, cache, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
     }
 
     pub fn enter(&self, phase: Phase) {

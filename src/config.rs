@@ -62,6 +62,11 @@ config! {
     max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
     max_body_bytes: NonZeroU32 = "1048576",
+    /// How long an answer to a read by id is kept in memory, to be given again; 0 keeps none. What
+    /// another replica or program writes is seen that much later
+    cache_seconds: SecondsOrZero = "0",
+    /// Most memory for these answers, in bytes; only together with CACHE_SECONDS
+    cache_bytes: NonZeroU32 = "16777216",
     /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
     /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
     search: Search = "false",
@@ -91,6 +96,9 @@ impl Config {
                     set.insert(name, value);
                 }
             }
+        }
+        if set.contains_key("CACHE_BYTES") && !set.contains_key("CACHE_SECONDS") {
+            return Err("CACHE_BYTES is set without CACHE_SECONDS: set both, or neither".into());
         }
         let mut config = Self::from_set(set)?;
         for (name, value) in std::env::vars_os() {
@@ -153,7 +161,10 @@ fn advice(name: &str) -> Option<&'static str> {
         "LOG_FORMAT" => Some("give text, json or auto"),
         "SEARCH" => Some("give true, false or drop"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
-        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
+        "CACHE_BYTES" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => {
+            Some("give a whole number from 1 to 4294967295")
+        }
+        "CACHE_SECONDS" => Some("give seconds from 0 to 86400"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }
@@ -198,6 +209,19 @@ impl<'de> Deserialize<'de> for Seconds {
         match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
             Ok(limit) if !limit.is_zero() && limit.as_secs() <= 86_400 => Ok(Self(limit)),
             _ => Err(D::Error::custom("give seconds above 0 and at most 86400")),
+        }
+    }
+}
+
+/// A span of time: seconds, with a fraction if need be, or zero.
+#[derive(Clone, Copy)]
+pub struct SecondsOrZero(pub Duration);
+
+impl<'de> Deserialize<'de> for SecondsOrZero {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
+            Ok(span) if span.as_secs() <= 86_400 => Ok(Self(span)),
+            _ => Err(D::Error::custom("give seconds from 0 to 86400")),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     app::{App, Phase},
     config::Config,
     database::pool::Database,
-    http::{middleware::Middleware, server},
+    http::{cache::Cache, middleware::Middleware, server},
     telemetry::log,
 };
 
@@ -96,7 +96,7 @@ async fn make(database: &Database, config: &Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
-    let app = Arc::new(App::new(Database::new(&config)?));
+    let app = Arc::new(App::new(Database::new(&config)?, Cache::new(&config)));
     let address = config.address();
     let listener = server::bind(address)
         .map_err(|error| format!("cannot listen on {address} (LISTEN_ADDRESS, PORT): {error}"))?;

@@ -1,6 +1,5 @@
 //! Rows that are inserted, whether or not their requests are given up meanwhile.
 
-use prometheus::IntCounter;
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, FromQueryResult,
     IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, Statement,
@@ -26,24 +25,24 @@ pub struct Once<E: EntityTrait> {
 }
 
 impl Database {
-    /// Inserts `row` and counts it. Where it was there before, by the key of `once`, gives it as it was
-    /// then; nothing, if other fields were sent with that key.
+    /// Inserts `row`, and says so to `inserted`. Where it was there before, by the key of `once`, gives it
+    /// as it was then; nothing, if other fields were sent with that key.
     pub async fn insert<A>(
         &self,
         row: A,
         once: Option<Once<A::Entity>>,
-        inserted: &IntCounter,
+        inserted: impl FnOnce(&<A::Entity as EntityTrait>::Model) + Send + 'static,
     ) -> Result<Option<<A::Entity as EntityTrait>::Model>, DbErr>
     where
         A: ActiveModelTrait + Send + 'static,
         <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
     {
-        let (database, inserted) = (self.clone(), inserted.clone());
+        let database = self.clone();
         match once {
             None => {
                 let work = async move {
                     let row = A::Entity::insert(row).exec_with_returning(&database).await?;
-                    inserted.inc();
+                    inserted(&row);
                     Ok(Some(row))
                 };
                 request::to_the_end(work).await
@@ -53,8 +52,9 @@ impl Database {
                     let Some(new) = database.query_one(&once.insert(&row)).await? else {
                         return database.find_first(row, once).await;
                     };
-                    inserted.inc();
-                    FromQueryResult::from_query_result(&new, "").map(Some)
+                    let row = FromQueryResult::from_query_result(&new, "")?;
+                    inserted(&row);
+                    Ok(Some(row))
                 };
                 request::to_the_end(work).await
             }

@@ -2,12 +2,13 @@
 //! errors and documentation.
 
 mod body;
+pub mod cache;
 mod client;
 pub mod conditional;
 mod cors;
 pub mod docs;
-mod impatient;
 pub mod idempotency;
+mod impatient;
 pub mod json;
 pub mod list;
 pub mod middleware;

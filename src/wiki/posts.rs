@@ -18,6 +18,7 @@ use crate::{
     clock::Time,
     database::error::is_overtime,
     http::{
+        cache::{Fresh, Key},
         conditional::{self, Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
@@ -139,6 +140,15 @@ impl Posts {
         Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
     }
 
+    /// What is done once a post is inserted.
+    fn inserted(&self) -> impl FnOnce(&Post) + use<> {
+        let Self { app, created } = self.clone();
+        move |post| {
+            created.inc();
+            app.cache.forget(&key(post.post_id));
+        }
+    }
+
     async fn search(&self, page: &Page, words: &Search) -> Result<Vec<Entry>, Problem> {
         let database = self.app.database()?;
         if !database.indexes.has_search() {
@@ -159,6 +169,15 @@ impl Posts {
             false => error.into(),
         })
     }
+}
+
+fn key(post: Id) -> Key {
+    ("posts", post)
+}
+
+async fn find(app: &App, id: Id) -> Result<Post, Problem> {
+    let post = Entity::find_by_id(id).one(app.database()?).await?;
+    post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
 }
 
 #[OpenApi(tag = "Tag::Posts")]
@@ -243,7 +262,7 @@ impl Posts {
             user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let inserted = self.app.database()?.insert(post, once, &self.created).await;
+        let inserted = self.app.database()?.insert(post, once, self.inserted()).await;
         let post = inserted.map_err(|error: DbErr| match error.sql_err() {
             // The key is the check: looking first would cost a round trip, and still race.
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
@@ -266,9 +285,15 @@ impl Posts {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<Post>, Failure<ReadFailure>> {
-        let post = Entity::find_by_id(id.0).one(self.app.database()?).await?;
-        let post = post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0)))?;
-        Ok(Found::new(&post, conditional::strong(post.created_time), &if_none_match))
+        let read = async {
+            let post = find(&self.app, id.0).await?;
+            let etag = conditional::strong(post.created_time);
+            Ok((post, etag))
+        };
+        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 }

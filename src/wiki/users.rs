@@ -11,6 +11,7 @@ use crate::{
     app::App,
     clock::Time,
     http::{
+        cache::{Fresh, Key},
         conditional::{self, Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
@@ -96,6 +97,19 @@ impl Users {
         let help = "Users created since the start";
         Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
     }
+
+    /// What is done once a user is inserted.
+    fn inserted(&self) -> impl FnOnce(&User) + use<> {
+        let Self { app, created } = self.clone();
+        move |user| {
+            created.inc();
+            app.cache.forget(&key(user.id));
+        }
+    }
+}
+
+fn key(user: Id) -> Key {
+    ("users", user)
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
@@ -140,7 +154,7 @@ impl Users {
         let once = key.once(&new.0, &[Column::Name]);
         let user =
             ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
-        let user = self.app.database()?.insert(user, once, &self.created).await?;
+        let user = self.app.database()?.insert(user, once, self.inserted()).await?;
         let user = user.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("users/{}", user.id), &user))
     }
@@ -156,9 +170,16 @@ impl Users {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        let user = find(&self.app, id.0).await?;
-        Ok(Found::new(&user, conditional::strong(user.created_time), &if_none_match))
+        let read = async {
+            let user = find(&self.app, id.0).await?;
+            let etag = conditional::strong(user.created_time);
+            Ok((user, etag))
+        };
+        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 
     /// Read a user, by the predecessor's path
@@ -172,7 +193,10 @@ impl Users {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        self.read(id, if_none_match).await
+        self.read(id, if_none_match, fresh).await
     }
 }
