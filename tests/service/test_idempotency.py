@@ -142,7 +142,9 @@ def test_quotes_are_no_part_of_a_key(api: httpx.Client, key: str, same: str) -> 
 )
 def test_what_is_no_key_is_refused(api: httpx.Client, path: str, key: bytes) -> None:
     newest = api.get(path).json()[:1]
-    answer = api.post(path, json={"name": "Ada", "user_id": 1, "content": "x"}, headers={HEADER: key})
+    answer = api.post(
+        path, json={"name": "Ada", "user_id": 1, "content": "x"}, headers={HEADER: key}
+    )
     assert errors(answer).keys() == {POINTER}
     assert api.get(path).json()[:1] == newest
 
