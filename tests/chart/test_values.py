@@ -175,6 +175,22 @@ def test_the_search_is_a_value(helm3: Helm, search: str, value: str | None) -> N
     assert environment(objects, "wiki-release-api").get("SEARCH") == value
 
 
+@pytest.mark.parametrize(
+    ("values", "seconds", "size"),
+    [
+        ('{"seconds": 0}', None, None),
+        ('{"seconds": 0.5}', "0.5", "16777216"),
+        ('{"seconds": 86400, "bytes": 100000}', "86400", "100000"),
+        ("null", None, None),
+    ],
+)
+def test_the_cache_is_a_value(
+    helm3: Helm, values: str, seconds: str | None, size: str | None
+) -> None:
+    variables = environment(helm3.objects(f"--set-json=api.cache={values}"), "wiki-release-api")
+    assert (variables.get("CACHE_SECONDS"), variables.get("CACHE_BYTES")) == (seconds, size)
+
+
 def number(quantity: str) -> float:
     match = re.fullmatch(r"([\d.]+)(\w*)", quantity)
     assert match
