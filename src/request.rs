@@ -27,12 +27,8 @@ struct Current {
 
 /// Runs `work` as the serving of the request with this id.
 pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
-    let current = Current {
-        id,
-        statement: false.into(),
-        repeatable: false.into(),
-        warning: false.into(),
-    };
+    let current =
+        Current { id, statement: false.into(), repeatable: false.into(), warning: false.into() };
     CURRENT.scope(Arc::new(current), work).await
 }
 
