@@ -13,6 +13,8 @@ use ipnet::IpNet;
 use poem::http::Uri;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::otel::{self, Otel};
+
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
 macro_rules! config {
     ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal,)+) => {
@@ -22,6 +24,9 @@ macro_rules! config {
             /// The variables of PostgreSQL's clients, and OpenSSL's `SSL_CERT_FILE`.
             #[serde(skip)]
             libpq: HashMap<String, OsString>,
+            /// Where traces go, if they go anywhere.
+            #[serde(skip)]
+            pub otel: Option<Otel>,
         }
 
         /// Name, default and description of each variable.
@@ -90,6 +95,10 @@ impl Config {
             }
         }
         let mut config = Self::from_set(set)?;
+        config.otel = Otel::read(|name| {
+            let value = std::env::var_os(name).map(|value| text(name, value)).transpose()?;
+            Ok(value.filter(|value| !value.is_empty()))
+        })?;
         for (name, value) in std::env::vars_os() {
             match name.into_string() {
                 Ok(name) if name.starts_with("PG") => {
@@ -175,14 +184,20 @@ Usage: wiki-service               serve the API
 Environment variables (times in seconds, fractions allowed):\n",
         env!("CARGO_PKG_VERSION")
     );
-    for (field, default, help) in VARIABLES {
+    describe(&mut text, VARIABLES);
+    text += "\nOpenTelemetry's, which count only where there is an endpoint to send traces to:\n";
+    describe(&mut text, otel::VARIABLES);
+    text
+}
+
+fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
+    for (field, default, help) in variables {
         let default = if default.is_empty() { "(none)" } else { default };
         write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
         for line in *help {
             writeln!(text, "     {line}").unwrap();
         }
     }
-    text
 }
 
 /// A time limit: seconds, with a fraction if need be, and never zero.

@@ -6,8 +6,10 @@ mod clock;
 mod config;
 mod database;
 mod http;
+mod https;
 mod id;
 mod operations;
+mod otel;
 mod request;
 mod telemetry;
 mod wiki;
@@ -30,7 +32,7 @@ use crate::{
     config::Config,
     database::pool::Database,
     http::{middleware::Middleware, server},
-    telemetry::log,
+    telemetry::{log, traces::Traces},
 };
 
 fn main() -> ExitCode {
@@ -91,6 +93,8 @@ async fn migrate(config: Config) -> Result<(), String> {
 
 async fn serve(config: Config) -> Result<(), String> {
     let app = Arc::new(App::new(Database::new(&config)?));
+    let start_traces = |otel| Traces::start(otel, &app.metrics);
+    let traces = config.otel.as_ref().map(start_traces).transpose()?;
     let address = config.address();
     let listener = server::bind(address)
         .map_err(|error| format!("cannot listen on {address} (LISTEN_ADDRESS, PORT): {error}"))?;
@@ -123,6 +127,7 @@ async fn serve(config: Config) -> Result<(), String> {
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
         stop.send(()).ok();
+        traces.iter().for_each(|traces| traces.stop(grace));
         signals.next().await;
         Err("stopped at once by a second signal".into())
     };
@@ -130,6 +135,9 @@ async fn serve(config: Config) -> Result<(), String> {
         ended = life => ended,
         () = server => {
             app.raw_database().close().await;
+            if let Some(traces) = traces {
+                traces.end().await;
+            }
             tracing::info!("stopped");
             Ok(())
         }

@@ -9,6 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use opentelemetry::{
+    Context as Trace,
+    trace::{TraceContextExt, TraceId},
+};
 use tokio::runtime::Handle;
 
 tokio::task_local! {
@@ -17,21 +21,33 @@ tokio::task_local! {
 
 struct Current {
     id: String,
+    /// The span that stands for it, if it is traced.
+    trace: Option<Trace>,
     /// Whether a statement of it has been sent to the database.
     statement: AtomicBool,
     /// Whether the database warned since it was last forgotten.
     warning: AtomicBool,
 }
 
-/// Runs `work` as the serving of the request with this id.
-pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
-    let current = Current { id, statement: false.into(), warning: false.into() };
+/// Runs `work` as the serving of the request with this id, which `trace` is the span of.
+pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Output = T>) -> T {
+    let current = Current { id, trace, statement: false.into(), warning: false.into() };
     CURRENT.scope(Arc::new(current), work).await
 }
 
 /// Runs `f` with the id of the request that the current task serves, if it serves one.
 pub fn with_id(f: impl FnOnce(&str)) {
     CURRENT.try_with(|current| f(&current.id)).ok();
+}
+
+/// Gives `f` the span of this request, if it is traced.
+pub fn with_trace<T>(f: impl FnOnce(&Trace) -> T) -> Option<T> {
+    CURRENT.try_with(|current| current.trace.as_ref().map(f)).ok().flatten()
+}
+
+/// The trace that this request is part of.
+pub fn trace_id() -> Option<TraceId> {
+    with_trace(|trace| trace.span().span_context().trace_id())
 }
 
 /// Remembers that a statement of this request is on its way to the database.

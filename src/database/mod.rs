@@ -11,5 +11,6 @@ mod passfile;
 pub mod pool;
 mod postgres;
 mod schema;
+mod spans;
 mod sqlite;
 mod statement;

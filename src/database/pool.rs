@@ -33,6 +33,7 @@ use crate::{
         connection::{Connection, Connector, Lease},
         error::{connection_error, is_disconnect, is_other_schema, query_error},
         figures::{self, Figures},
+        spans::Spans,
         statement::Answer,
     },
     request,
@@ -57,6 +58,7 @@ pub struct Database {
     /// Told when a statement finds another schema than this version's.
     pub outdated: Arc<Notify>,
     size: IntGauge,
+    spans: Spans,
     started: Instant,
     /// When a statement was last answered, in milliseconds since `started`.
     answered: Arc<AtomicU64>,
@@ -77,6 +79,7 @@ impl Database {
         };
         let acquire_timeout = config.database_acquire_timeout_seconds.0;
         let statement_timeout = config.database_statement_timeout_seconds.0;
+        let spans = Spans::new(&options);
         let connector = Connector {
             options,
             ping_timeout: acquire_timeout / 4,
@@ -100,6 +103,7 @@ impl Database {
             overdue_writes: Arc::default(),
             outdated: Arc::default(),
             size: figures::size(),
+            spans,
             started: Instant::now(),
             answered: Arc::default(),
         })
@@ -185,6 +189,15 @@ impl Database {
 
     /// Runs one statement on a free connection, within the limits.
     async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
+        let span = self.spans.begin(&statement.sql);
+        let answer = self.run_untraced(statement).await;
+        if let Some(span) = span {
+            span.end(&answer);
+        }
+        answer
+    }
+
+    async fn run_untraced(&self, statement: Statement) -> Result<Answer, DbErr> {
         let is_write = !statement.sql.starts_with("SELECT");
         let ready = async {
             let turn = match is_write {

@@ -12,3 +12,4 @@ pub mod operation;
 pub mod problem;
 mod routes;
 pub mod server;
+mod spans;
