@@ -67,7 +67,8 @@ const PROTOCOL: &str = "http/protobuf";
 pub struct Otel {
     pub endpoint: Uri,
     pub headers: HeaderMap,
-    pub certificate: Option<PathBuf>,
+    /// The variable that names the file, and the file.
+    pub certificate: Option<(String, PathBuf)>,
     pub sampler: Sampler,
     /// Of the service: `service.name` among them.
     pub attributes: Vec<(String, String)>,
@@ -120,7 +121,7 @@ impl Otel {
         Ok(Some(Self {
             endpoint: endpoint(&value)?,
             headers,
-            certificate: specific("CERTIFICATE")?.map(|(_, file)| file.into()),
+            certificate: specific("CERTIFICATE")?.map(|(name, file)| (name, file.into())),
             sampler: sampler(&value)?,
             attributes: attributes(name, value(ATTRIBUTES)?)?,
         }))

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import cargo_deny, crds, helm, nix, prometheus, service
+from support import cargo_deny, crds, helm, jaeger, nix, prometheus, service
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -32,6 +32,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
         "cargo build": service.build,
         "cargo-deny (built once)": cargo_deny.install,
         "Prometheus 3 (built once, some minutes)": prometheus.install,
+        "Jaeger (built once, some minutes)": jaeger.install,
     },
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},

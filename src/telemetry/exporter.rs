@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long spans wait for others; those of the last requests wait less.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time for the collector to answer; when the service stops, it is shorter.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -87,8 +87,11 @@ impl Exporter {
         resource: &Resource,
         phase: watch::Receiver<Phase>,
     ) -> Result<Self, String> {
-        let client = Client::new(otel.certificate.clone())
-            .map_err(|why| format!("OTEL_EXPORTER_OTLP_CERTIFICATE is not valid: {why}"))?;
+        let (variable, authorities) = otel.certificate.clone().unzip();
+        let client = Client::new(authorities).map_err(|why| {
+            let variable = variable.unwrap_or_default();
+            format!("{variable} is not valid: {why}; see wiki-service --help")
+        })?;
         let name = otel.endpoint.to_string();
         let name = name.split('?').next().unwrap_or_default().to_owned();
         tracing::info!("traces go to {name}");

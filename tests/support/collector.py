@@ -42,8 +42,8 @@ def values(attributes: Any) -> dict[str, Any]:
 
 
 class Collector:
-    """Takes spans, until it is closed. `answer` is what it answers: a status and headers; `hold` has
-    requests wait. What breaks the protocol is in `complaints`."""
+    """Takes spans, until it is closed. `answer` is a status and headers; `hold` has requests wait.
+    What breaks the protocol is in `complaints`."""
 
     def __init__(self, *, port: int | None = None, tls: ssl.SSLContext | None = None):
         self.port = port or free_port()
@@ -147,6 +147,8 @@ class Collector:
 
         def found() -> list[Received] | None:
             spans = [span for span in self.spans if span.trace_id == trace_id]
-            return sorted(spans, key=lambda s: s.kind, reverse=True) if len(spans) >= number else None
+            return (
+                sorted(spans, key=lambda s: s.kind, reverse=True) if len(spans) >= number else None
+            )
 
         return wait_until(found, f"{number} spans of {trace_id}; {self.complaints}")
