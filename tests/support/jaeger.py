@@ -1,4 +1,4 @@
-"""Jaeger, built from its Go module once and kept, and a server of it that keeps traces in memory."""
+"""Jaeger, built from its Go module once and kept: a server that keeps traces in memory."""
 
 import json
 import os
@@ -107,7 +107,7 @@ class Jaeger:
         return answer.json()["data"] if answer.status_code == 200 else None
 
     def spans(self, trace_id: str, number: int) -> dict[str, dict[str, Any]]:
-        """The spans of a trace by their names, once there are so many, with their tags and parents."""
+        """The spans of a trace by their names, once there are so many."""
 
         def found() -> list[dict[str, Any]] | None:
             traces = self.get(f"/traces/{trace_id}") or [{"spans": []}]
