@@ -41,15 +41,13 @@ impl ServerSpan {
         if !span.is_recording() {
             return None;
         }
+        let version = if request.version() < Version::HTTP_11 { "1.0" } else { "1.1" };
+        span.set_attribute(KeyValue::new("network.protocol.version", version));
+        span.set_attribute(KeyValue::new("url.scheme", "http"));
         let mut say = |name, value: &str| {
             span.set_attribute(KeyValue::new(name, shortened(value).to_owned()));
         };
         say("url.path", request.uri().path());
-        say("url.scheme", "http");
-        say(
-            "network.protocol.version",
-            if request.version() < Version::HTTP_11 { "1.0" } else { "1.1" },
-        );
         if let Some(agent) = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
             say("user_agent.original", agent);
         }
