@@ -13,6 +13,8 @@ use ipnet::IpNet;
 use poem::http::Uri;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::otel::{self, Otel};
+
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
 macro_rules! config {
     ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal,)+) => {
@@ -22,6 +24,9 @@ macro_rules! config {
             /// The variables of PostgreSQL's clients, and OpenSSL's `SSL_CERT_FILE`.
             #[serde(skip)]
             libpq: HashMap<String, OsString>,
+            /// Where traces go, if they go anywhere.
+            #[serde(skip)]
+            pub otel: Option<Otel>,
         }
 
         /// Name, default and description of each variable.
@@ -62,6 +67,14 @@ config! {
     max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
     max_body_bytes: NonZeroU32 = "1048576",
+    /// How long an answer to a read by id is kept in memory, to be given again; 0 keeps none. What
+    /// another replica or program writes is seen that much later
+    cache_seconds: SecondsOrZero = "0",
+    /// Most memory for these answers, in bytes; only together with CACHE_SECONDS
+    cache_bytes: NonZeroU32 = "16777216",
+    /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
+    /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
+    search: Search = "false",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
@@ -89,7 +102,14 @@ impl Config {
                 }
             }
         }
+        if set.contains_key("CACHE_BYTES") && !set.contains_key("CACHE_SECONDS") {
+            return Err("CACHE_BYTES is set without CACHE_SECONDS: set both, or neither".into());
+        }
         let mut config = Self::from_set(set)?;
+        config.otel = Otel::read(|name| {
+            let value = std::env::var_os(name).map(|value| text(name, value)).transpose()?;
+            Ok(value.filter(|value| !value.is_empty()))
+        })?;
         for (name, value) in std::env::vars_os() {
             match name.into_string() {
                 Ok(name) if name.starts_with("PG") => {
@@ -148,8 +168,12 @@ fn advice(name: &str) -> Option<&'static str> {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
+        "SEARCH" => Some("give true, false or drop"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
-        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
+        "CACHE_BYTES" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => {
+            Some("give a whole number from 1 to 4294967295")
+        }
+        "CACHE_SECONDS" => Some("give seconds from 0 to 86400"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }
@@ -175,14 +199,20 @@ Usage: wiki-service               serve the API
 Environment variables (times in seconds, fractions allowed):\n",
         env!("CARGO_PKG_VERSION")
     );
-    for (field, default, help) in VARIABLES {
+    describe(&mut text, VARIABLES);
+    text += "\nOpenTelemetry's, which count only where there is an endpoint to send traces to:\n";
+    describe(&mut text, otel::VARIABLES);
+    text
+}
+
+fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
+    for (field, default, help) in variables {
         let default = if default.is_empty() { "(none)" } else { default };
         write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
         for line in *help {
             writeln!(text, "     {line}").unwrap();
         }
     }
-    text
 }
 
 /// A time limit: seconds, with a fraction if need be, and never zero.
@@ -194,6 +224,19 @@ impl<'de> Deserialize<'de> for Seconds {
         match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
             Ok(limit) if !limit.is_zero() && limit.as_secs() <= 86_400 => Ok(Self(limit)),
             _ => Err(D::Error::custom("give seconds above 0 and at most 86400")),
+        }
+    }
+}
+
+/// A span of time: seconds, with a fraction if need be, or zero.
+#[derive(Clone, Copy)]
+pub struct SecondsOrZero(pub Duration);
+
+impl<'de> Deserialize<'de> for SecondsOrZero {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
+            Ok(span) if span.as_secs() <= 86_400 => Ok(Self(span)),
+            _ => Err(D::Error::custom("give seconds from 0 to 86400")),
         }
     }
 }
@@ -244,6 +287,14 @@ impl std::str::FromStr for Origin {
             _ => Err("give an origin such as https://example.org, or *"),
         }
     }
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Search {
+    False,
+    True,
+    Drop,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]

@@ -166,6 +166,19 @@ impl<T: Serialize> Rendered<T> {
     }
 }
 
+impl<T: Serialize> From<&T> for Rendered<T> {
+    fn from(body: &T) -> Self {
+        Self::new(body)
+    }
+}
+
+/// What was rendered before.
+impl<T> From<Bytes> for Rendered<T> {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes, PhantomData)
+    }
+}
+
 impl<T> Rendered<T> {
     pub fn bytes(&self) -> &Bytes {
         &self.0

@@ -22,6 +22,7 @@ use crate::{
         cors::{self, Cors},
         problem::Problem,
         routes::{Route, Routes},
+        spans::ServerSpan,
     },
     request,
     telemetry::metrics::Metrics,
@@ -65,18 +66,27 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
             Some(id) if is_sane(id) => id.to_owned(),
             _ => format!("{:032x}", fastrand::u128(..)),
         };
-        Ok(request::serving(request_id.clone(), self.serve(request, request_id)).await)
+        let span = ServerSpan::begin(&request);
+        let trace = span.as_ref().map(ServerSpan::context);
+        let work = self.serve(request, request_id.clone(), span);
+        Ok(request::serving(request_id, trace, work).await)
     }
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    async fn serve(&self, request: Request, request_id: String) -> Response {
+    async fn serve(
+        &self,
+        request: Request,
+        request_id: String,
+        span: Option<ServerSpan>,
+    ) -> Response {
         let uri = request.uri().clone();
         let route = self.routes.find(uri.path());
         let mut record = Record {
             metrics: &self.metrics,
             started: Instant::now(),
             method: request.method().clone(),
+            span,
             path: uri.path(),
             route: route.map_or(UNMATCHED, |route| &route.template),
             client: client::address(&request, &self.trusted_proxies),
@@ -144,9 +154,10 @@ fn is_sane(request_id: &str) -> bool {
         && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
 }
 
-/// Writes, when dropped, a request into the figures and the log.
+/// Writes, when dropped, a request into the figures, the log and its trace.
 struct Record<'a> {
     metrics: &'a Metrics,
+    span: Option<ServerSpan>,
     started: Instant,
     method: Method,
     path: &'a str,
@@ -181,5 +192,10 @@ impl Drop for Record<'_> {
             duration_seconds = duration.as_secs_f64(),
             client = self.client.map(|ip| ip.to_string()),
         );
+        if let Some(span) = self.span.take() {
+            let route = Some(self.route).filter(|route| *route != UNMATCHED);
+            let is_known = method != "other";
+            span.end(self.method.as_str(), is_known, route, self.client, self.status);
+        }
     }
 }

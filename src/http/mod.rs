@@ -2,10 +2,12 @@
 //! errors and documentation.
 
 mod body;
+pub mod cache;
 mod client;
 pub mod conditional;
 mod cors;
 pub mod docs;
+pub mod idempotency;
 mod impatient;
 pub mod json;
 pub mod list;
@@ -15,4 +17,5 @@ pub mod problem;
 pub mod query;
 pub mod routes;
 pub mod server;
+mod spans;
 pub mod text;

@@ -43,7 +43,8 @@ pub struct Problem {
 #[derive(Clone, Debug, Object, Serialize)]
 #[oai(read_only_all)]
 pub struct Invalid {
-    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`.
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`,
+    /// `#/query/NAME`, `#/header/NAME`.
     pub pointer: String,
     /// What is wrong there.
     pub detail: String,
@@ -71,12 +72,12 @@ impl Problem {
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// A 503. A client is told to try again only if nothing has reached the database: the answer
-    /// to an insert may be lost, but not the insert.
+    /// A 503. A client is told to try again only if that cannot write twice: the answer to an insert may
+    /// be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        match request::statement_noted() {
-            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
-            false => Self::retry_later(detail),
+        match request::may_be_repeated() {
+            true => Self::retry_later(detail),
+            false => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
         }
     }
 
@@ -173,6 +174,9 @@ impl ResponseError for Problem {
 
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
+        if database::is_missing_index(&error) {
+            return Self::unavailable("the index that keys take is not there yet");
+        }
         let reason = database::reason(&error);
         if database::is_unavailable(&error) {
             tracing::warn!("database: {reason}");

@@ -6,9 +6,11 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
+use serde::Serialize;
 use serde_json::Value;
 
 /// A text of 1 to `MAX` characters that is not blank and holds no NUL, which PostgreSQL cannot store.
+#[derive(Serialize)]
 pub struct Text<const MAX: usize>(pub String);
 
 /// Not all of it white space (Unicode's property, as Rust has it), and none of it NUL.

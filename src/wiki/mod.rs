@@ -2,4 +2,5 @@
 
 mod failure;
 pub mod posts;
+mod search;
 pub mod users;
