@@ -6,14 +6,17 @@ use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
-    time::Duration,
 };
 
-use ipnet::IpNet;
-use poem::http::Uri;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 use crate::otel::{self, Otel};
+
+mod values;
+
+pub use crate::config::values::{
+    AuthRead, AuthTokenType, List, LogFormat, Network, Origin, Search, Seconds, SecondsOrZero,
+};
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
 macro_rules! config {
@@ -82,6 +85,20 @@ config! {
     trusted_proxies: List<Network> = "",
     /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
     cors_allowed_origins: List<Origin> = "",
+    /// Issuer of the bearer tokens (an OpenID Connect provider) that writing then takes, as its
+    /// tokens name it in `iss`; without it, anybody may write as anybody
+    auth_issuer: String = "",
+    /// What a token names in `aud` if it is for this service
+    auth_audience: String = "",
+    /// File with the issuer's keys (a JWK Set), looked at every 10 s; the issuer is not called then
+    auth_jwks_file: String = "",
+    /// File of PEM certificates to trust when the issuer is called, instead of Mozilla's
+    auth_ca_file: String = "",
+    /// Who may read: `public` is anybody, `token` whoever has a token
+    auth_read: AuthRead = "public",
+    /// `at+jwt` takes access tokens that say they are (RFC 9068), `any` also `JWT` or no type, for
+    /// issuers that cannot
+    auth_token_type: AuthTokenType = "at+jwt",
     /// `text`, `json`, or `auto`: text on a terminal, else json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
@@ -104,6 +121,17 @@ impl Config {
         }
         if set.contains_key("CACHE_BYTES") && !set.contains_key("CACHE_SECONDS") {
             return Err("CACHE_BYTES is set without CACHE_SECONDS: set both, or neither".into());
+        }
+        let mut auth = set.keys().filter(|name| name.starts_with("AUTH_"));
+        if !set.contains_key("AUTH_ISSUER")
+            && let Some(name) = auth.next()
+        {
+            return Err(format!("{name} is set without AUTH_ISSUER: set both, or neither"));
+        }
+        if set.contains_key("AUTH_ISSUER") && !set.contains_key("AUTH_AUDIENCE") {
+            return Err("AUTH_ISSUER is set without AUTH_AUDIENCE: give what a token for this \
+                        service names in aud"
+                .into());
         }
         let mut config = Self::from_set(set)?;
         config.otel = Otel::read(|name| {
@@ -169,6 +197,8 @@ fn advice(name: &str) -> Option<&'static str> {
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
         "SEARCH" => Some("give true, false or drop"),
+        "AUTH_READ" => Some("give public or token"),
+        "AUTH_TOKEN_TYPE" => Some("give at+jwt or any"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
         "CACHE_BYTES" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => {
             Some("give a whole number from 1 to 4294967295")
@@ -213,94 +243,4 @@ fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
             writeln!(text, "     {line}").unwrap();
         }
     }
-}
-
-/// A time limit: seconds, with a fraction if need be, and never zero.
-#[derive(Clone, Copy)]
-pub struct Seconds(pub Duration);
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
-            Ok(limit) if !limit.is_zero() && limit.as_secs() <= 86_400 => Ok(Self(limit)),
-            _ => Err(D::Error::custom("give seconds above 0 and at most 86400")),
-        }
-    }
-}
-
-/// A span of time: seconds, with a fraction if need be, or zero.
-#[derive(Clone, Copy)]
-pub struct SecondsOrZero(pub Duration);
-
-impl<'de> Deserialize<'de> for SecondsOrZero {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
-            Ok(span) if span.as_secs() <= 86_400 => Ok(Self(span)),
-            _ => Err(D::Error::custom("give seconds from 0 to 86400")),
-        }
-    }
-}
-
-/// Values separated by commas.
-#[derive(Clone)]
-pub struct List<T>(pub Vec<T>);
-
-impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(|item| item.parse().map_err(|error| D::Error::custom(format!("{item}: {error}"))))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
-/// A network such as `10.0.0.0/8`, or one address.
-#[derive(Clone, Copy)]
-pub struct Network(pub IpNet);
-
-impl std::str::FromStr for Network {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map(Self)
-            .map_err(|_| "give an address or a network such as 10.0.0.0/8")
-    }
-}
-
-/// An origin as browsers send it, such as `https://example.org`, or `*`.
-#[derive(Clone)]
-pub struct Origin(pub String);
-
-impl std::str::FromStr for Origin {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let uri = text.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some());
-        match uri.and_then(|uri| uri.authority().map(|host| text.ends_with(host.as_str()))) {
-            Some(true) => Ok(Self(text.to_owned())),
-            _ if text == "*" => Ok(Self(text.to_owned())),
-            _ => Err("give an origin such as https://example.org, or *"),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum Search {
-    False,
-    True,
-    Drop,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Auto,
-    Text,
-    Json,
 }

@@ -8,6 +8,7 @@ mod database;
 mod http;
 mod https;
 mod id;
+mod identity;
 mod operations;
 mod otel;
 mod request;
@@ -31,7 +32,8 @@ use crate::{
     app::{App, Phase},
     config::Config,
     database::pool::Database,
-    http::{cache::Cache, middleware::Middleware, server},
+    http::{authorization::Authorization, cache::Cache, middleware::Middleware, server},
+    identity::Verifier,
     telemetry::{log, traces::Traces},
 };
 
@@ -98,6 +100,7 @@ async fn make(database: &Database, config: &Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
+    let verifier = Verifier::new(&config)?;
     let app = Arc::new(App::new(Database::new(&config)?, Cache::new(&config)));
     let start_traces = |otel| Traces::start(otel, &app.metrics);
     let traces = config.otel.as_ref().map(start_traces).transpose()?;
@@ -109,8 +112,15 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
     tracing::info!("{}", app.raw_database().name());
 
-    let (endpoint, routes) = api::routes(&app);
-    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes);
+    let authorization = match verifier {
+        Some(verifier) => {
+            verifier.start(&config).await?;
+            Some(Authorization::new(verifier, &config, &app.metrics))
+        }
+        None => None,
+    };
+    let (endpoint, routes) = api::routes(&app, &config);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes, authorization);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -29,11 +29,20 @@ struct Current {
     repeatable: AtomicBool,
     /// Whether the database warned since it was last forgotten.
     warning: AtomicBool,
+    /// The user whom its caller is, or -1 while that is not known.
+    user: AtomicI64,
 }
 
 /// Runs `work` as the serving of the request with this id, which `trace` is the span of.
 pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Output = T>) -> T {
-    let current = Current { id, trace, statement: false.into(), repeatable: false.into(), warning: false.into() };
+    let current = Current {
+        id,
+        trace,
+        statement: false.into(),
+        repeatable: false.into(),
+        warning: false.into(),
+        user: (-1).into(),
+    };
     CURRENT.scope(Arc::new(current), work).await
 }
 
@@ -82,6 +91,17 @@ pub fn forget_warning() {
 /// Whether the database warned since it was last forgotten.
 pub fn warned() -> bool {
     CURRENT.try_with(|current| current.warning.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+/// Remembers which user the caller of this request is.
+pub fn note_user(id: i64) {
+    CURRENT.try_with(|current| current.user.store(id, Ordering::Relaxed)).ok();
+}
+
+/// The user whom the caller of this request is, if it was learned.
+pub fn user() -> Option<i64> {
+    let user = CURRENT.try_with(|current| current.user.load(Ordering::Relaxed));
+    user.ok().filter(|&id| id >= 0)
 }
 
 /// Does `work` to its end, even if the request is given up meanwhile, so that what the database has

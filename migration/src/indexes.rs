@@ -22,7 +22,7 @@ pub const POSTS_OF_USER: Index = Index {
 };
 
 /// By which an `Idempotency-Key` writes once.
-const USERS_KEY: Index = of_key("users_idempotency_key", "users");
+pub const USERS_KEY: Index = of_key("users_idempotency_key", "users");
 const POSTS_KEY: Index = of_key("posts_idempotency_key", "posts");
 
 const fn of_key(name: &'static str, table: &'static str) -> Index {
@@ -30,8 +30,17 @@ const fn of_key(name: &'static str, table: &'static str) -> Index {
     Index { name, table, unique: true, on }
 }
 
+/// By which each subject of an issuer of tokens has one user. It holds no user of nobody's, so that it
+/// costs nothing where there is no issuer.
+pub const USERS_SUBJECT: Index = Index {
+    name: "users_subject",
+    table: "users",
+    unique: true,
+    on: "(issuer, subject) WHERE subject IS NOT NULL",
+};
+
 /// Those of both databases.
-pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY];
+pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY, USERS_SUBJECT];
 
 impl Index {
     /// All of them; `search` is whether that of the search is one.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     database::insert::{Digest, Once},
     http::problem::{Invalid, Problem},
+    identity::Caller,
     request,
 };
 
@@ -25,13 +26,15 @@ const MAX_LENGTH: usize = 255;
 const PATTERN: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
 
 impl IdempotencyKey {
-    /// By what the row of these `fields`, which are in these `columns`, is written once.
+    /// By what the row of these `fields`, which are in these `columns`, is written once for this `caller`,
+    /// or for whoever has the key.
     pub fn once<E: EntityTrait>(
         &self,
+        caller: Option<&Caller>,
         fields: &impl Serialize,
         columns: &'static [E::Column],
     ) -> Option<Once<E>> {
-        let key = digest_of(None, self.0.as_ref()?);
+        let key = digest_of(caller, self.0.as_ref()?);
         let fields = digest(&[&serde_json::to_vec(fields).expect("serializable")]);
         Some(Once { key, fields, columns })
     }
@@ -43,10 +46,12 @@ impl IdempotencyKey {
     }
 }
 
-/// Of a key and of whose it is: two callers may have the same one. No key holds NUL.
-fn digest_of(caller: Option<&str>, key: &[u8]) -> Digest {
+/// Of a key and of whose it is: two callers may have the same one. None of these texts holds NUL.
+fn digest_of(caller: Option<&Caller>, key: &[u8]) -> Digest {
     match caller {
-        Some(caller) => digest(&[caller.as_bytes(), b"\0", key]),
+        Some(Caller { issuer, subject, .. }) => {
+            digest(&[issuer.as_bytes(), b"\0", subject.as_bytes(), b"\0", key])
+        }
         None => digest(&[key]),
     }
 }

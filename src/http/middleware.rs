@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 use crate::{
     config::{Config, Network},
     http::{
+        authorization::{Admitted, Authorization},
         body::Bodies,
         client,
         cors::{self, Cors},
@@ -36,6 +37,7 @@ pub struct Middleware<E> {
     bodies: Bodies,
     trusted_proxies: Vec<Network>,
     cors: Cors,
+    authorization: Option<Authorization>,
 }
 
 const X_REQUEST_ID: &str = "x-request-id";
@@ -43,8 +45,14 @@ const X_REQUEST_ID: &str = "x-request-id";
 const UNMATCHED: &str = "unmatched";
 
 impl<E> Middleware<E> {
-    /// `routes` are the paths of `inner`.
-    pub fn new(metrics: Metrics, config: &Config, inner: E, routes: Vec<Route>) -> Self {
+    /// `routes` are the paths of `inner`. Without an `authorization`, anybody may do anything.
+    pub fn new(
+        metrics: Metrics,
+        config: &Config,
+        inner: E,
+        routes: Vec<Route>,
+        authorization: Option<Authorization>,
+    ) -> Self {
         Self {
             metrics,
             inner,
@@ -52,7 +60,11 @@ impl<E> Middleware<E> {
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
             trusted_proxies: config.trusted_proxies.0.clone(),
-            cors: Cors { allowed_origins: config.cors_allowed_origins.0.clone() },
+            cors: Cors {
+                allowed_origins: config.cors_allowed_origins.0.clone(),
+                tokens: authorization.is_some(),
+            },
+            authorization,
         }
     }
 }
@@ -95,11 +107,15 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         self.metrics.requests_in_flight.inc();
         let origin = self.cors.allowed_origin(request.headers());
-        let instead = cors::preflight(&request, origin.as_ref(), route)
-            .or_else(|| self.routes.without_slash(uri.path()));
-        let (answer, body_is_read) = self.answer(request, instead).await;
-        let mut response =
-            answer.unwrap_or_else(|problem| problem.response(uri.path(), &request_id));
+        let preflight = cors::preflight(&request, origin.as_ref(), route);
+        let mut admitted = Admitted::default();
+        let (answer, body_is_read) = self.answer(request, route, preflight, &mut admitted).await;
+        let mut response = answer.unwrap_or_else(|problem| {
+            if let Some(authorization) = &self.authorization {
+                authorization.count(&problem);
+            }
+            problem.response(uri.path(), &request_id)
+        });
         if !body_is_read {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -107,6 +123,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let headers = response.headers_mut();
         headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
         self.cors.expose(headers, origin);
+        admitted.mark(headers);
         record.status = response.status();
         if let (StatusCode::METHOD_NOT_ALLOWED, Some(route)) = (response.status(), route) {
             response.headers_mut().insert(header::ALLOW, route.allow.clone());
@@ -114,12 +131,14 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// What the API makes of the request, if there is no answer `instead`, and whether the request
-    /// was read to its end.
+    /// What the API makes of the request, if it is no `preflight`, and whether the request was read to its
+    /// end.
     async fn answer(
         &self,
         mut request: Request,
-        instead: Option<Response>,
+        route: Option<&Route>,
+        preflight: Option<Response>,
+        admitted: &mut Admitted,
     ) -> (Result<Response, Problem>, bool) {
         let deadline = Instant::now() + self.request_timeout;
         let limit = self.request_timeout.as_secs_f64();
@@ -132,7 +151,22 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             Ok(room) => room,
             Err(problem) => return (Err(problem), false),
         };
-        if let Some(response) = instead {
+        if let Some(response) = preflight {
+            return (Ok(response), true);
+        }
+        let too_long =
+            || Err(Problem::unavailable(format!("the request took longer than {limit} s")));
+        if let Some(authorization) = &self.authorization {
+            let path = request.uri().path();
+            let route = route.or_else(|| self.routes.find_without_slash(path));
+            let admission = authorization.admit(&mut request, route, admitted);
+            match timeout_at(deadline.into(), admission).await {
+                Ok(Ok(())) => {}
+                Ok(Err(problem)) => return (Err(problem), true),
+                Err(_elapsed) => return (too_long(), true),
+            }
+        }
+        if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);
         }
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -140,9 +174,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             Ok(Ok(Ok(response))) => self.bodies.hold(response, room).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
-            Err(_elapsed) => {
-                Err(Problem::unavailable(format!("the request took longer than {limit} s")))
-            }
+            Err(_elapsed) => too_long(),
         };
         (answer, true)
     }
@@ -191,6 +223,7 @@ impl Drop for Record<'_> {
             status = self.status.as_u16(),
             duration_seconds = duration.as_secs_f64(),
             client = self.client.map(|ip| ip.to_string()),
+            user_id = request::user(),
         );
         if let Some(span) = self.span.take() {
             let route = Some(self.route).filter(|route| *route != UNMATCHED);

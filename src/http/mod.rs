@@ -1,6 +1,7 @@
 //! What serves any API over HTTP: the listener, what every request gets, and the forms of bodies,
 //! errors and documentation.
 
+pub mod authorization;
 mod body;
 pub mod cache;
 mod client;
@@ -16,6 +17,7 @@ pub mod operation;
 pub mod problem;
 pub mod query;
 pub mod routes;
+pub mod secured;
 pub mod server;
 mod spans;
 pub mod text;

@@ -113,6 +113,9 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
              or the request has an `Idempotency-Key`",
             u32::schema_ref(),
         )],
+        StatusCode::CONFLICT => {
+            vec![header("Location", "Where what is in the way is", String::schema_ref())]
+        }
         StatusCode::UNSUPPORTED_MEDIA_TYPE => vec![
             header("Accept", "The media type to send instead", String::schema_ref()),
             header("Accept-Encoding", "The coding to send instead", String::schema_ref()),

@@ -3,4 +3,5 @@
 mod failure;
 pub mod posts;
 mod search;
+pub mod subjects;
 pub mod users;

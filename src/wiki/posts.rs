@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use migration::{POSTS_OF_USER, search};
-use poem::http::StatusCode;
+use migration::POSTS_OF_USER;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
@@ -16,23 +15,25 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
-    database::error::is_overtime,
+    database::insert::Inserted,
     http::{
+        authorization::{Caller, not_own},
         cache::{Fresh, Key},
         conditional::{self, Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        problem::{Invalid, Problem},
+        problem::Problem,
         query::Query,
         text::Text,
     },
     id::Id,
+    request::note_user,
     wiki::{
         failure::{ListFailure, ReadFailure, WriteForUserFailure},
-        search::Search,
-        users,
+        search::{self, Search},
+        subjects, users,
     },
 };
 
@@ -141,24 +142,9 @@ impl Posts {
     }
 
     async fn search(&self, page: &Page, words: &Search) -> Result<Vec<Entry>, Problem> {
-        let database = self.app.database()?;
-        if !database.indexes.has_search() {
-            return Err(Problem::invalid(vec![Invalid {
-                pointer: "#/query/q".into(),
-                detail: "q asks for a search, which this service has where SEARCH=true is set"
-                    .into(),
-            }]));
-        }
-        let database = self.app.database_with(&search::INDEX)?;
+        let database = search::database(&self.app)?;
         let posts = words.of(page, Entity::find(), Column::PostId, database.get_database_backend());
-        let posts = posts.into_partial_model();
-        posts.all(database).await.map_err(|error| match is_overtime(&error) {
-            true => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "so many posts have these words that to sort them took too long: add a rarer word",
-            ),
-            false => error.into(),
-        })
+        posts.into_partial_model().all(database).await.map_err(search::problem)
     }
 
     /// What is done once a post is inserted.
@@ -247,6 +233,7 @@ impl Posts {
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
+        caller: Caller,
         /// By this key the request may be repeated until it is answered: the first try writes, and each
         /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
@@ -254,7 +241,7 @@ impl Posts {
         key: IdempotencyKey,
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
-        let once = key.once(&new.0, &[Column::UserId, Column::Content]);
+        let once = key.once(caller.0.as_deref(), &new.0, &[Column::UserId, Column::Content]);
         let NewPost { user_id, content } = new.0;
         let post = ActiveModel {
             post_id: NotSet,
@@ -262,7 +249,21 @@ impl Posts {
             user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let inserted = self.app.database()?.insert(post, once, self.inserted()).await;
+        let database = self.app.database()?;
+        // An admin may write for all.
+        if let Some(caller) = caller.0.filter(|caller| !caller.is_admin) {
+            let terms = subjects::writes_as(&caller, user_id);
+            let post = match database.insert_on(terms, post, once, self.inserted()).await? {
+                Inserted::Row(post) => post,
+                Inserted::KeyUsed => return Err(IdempotencyKey::used().into()),
+                Inserted::Nothing => {
+                    return Err(not_own(format!("user {user_id} is not yours to write as")).into());
+                }
+            };
+            note_user(user_id.0);
+            return Ok(Created::at(format!("posts/{}", post.post_id), &post));
+        }
+        let inserted = database.insert(post, once, self.inserted()).await;
         let post = inserted.map_err(|error: DbErr| match error.sql_err() {
             // The key is the check: looking first would cost a round trip, and still race.
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => {

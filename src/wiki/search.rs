@@ -2,22 +2,52 @@
 
 use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
 
-use migration::search::{POSTGRESQL, SQLITE};
+use migration::search::{INDEX, POSTGRESQL, SQLITE};
+use poem::http::StatusCode;
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, QueryFilter, QueryOrder, QuerySelect, Value,
+    ColumnTrait, DbBackend, DbErr, QueryFilter, QueryOrder, QuerySelect, Value,
     sea_query::{Expr, ExprTrait},
 };
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-use crate::http::list::Page;
+use crate::{
+    app::App,
+    database::{error::is_overtime, pool::Database},
+    http::{
+        list::Page,
+        problem::{Invalid, Problem},
+    },
+};
 
 const MAX_CHARACTERS: usize = 1000;
 /// PostgreSQL passes over longer words, in texts and in questions.
 const MAX_WORD_BYTES: usize = 2046;
+
+/// The database, where posts can be searched.
+pub fn database(app: &App) -> Result<&Database, Problem> {
+    if !app.database()?.indexes.has_search() {
+        return Err(Problem::invalid(vec![Invalid {
+            pointer: "#/query/q".into(),
+            detail: "q asks for a search, which this service has where SEARCH=true is set".into(),
+        }]));
+    }
+    app.database_with(&INDEX)
+}
+
+/// Of a search that has failed.
+pub fn problem(error: DbErr) -> Problem {
+    match is_overtime(&error) {
+        true => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "so many posts have these words that to sort them took too long: add a rarer word",
+        ),
+        false => error.into(),
+    }
+}
 
 /// What posts are searched for: a text with at least one word.
 pub struct Search(String);

@@ -52,7 +52,7 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-use entity::{ActiveModel, Column, Entity, Model as User};
+pub use entity::{ActiveModel, Column, Entity, Model as User};
 
 impl Example for User {
     fn example() -> Self {
@@ -81,25 +81,30 @@ impl FromFields for NewUser {
 }
 
 #[derive(Tags)]
-enum Tag {
+pub enum Tag {
     /// Those who write posts.
     Users,
 }
 
+/// The users while anybody may write as anybody: a path's operations stand in one place.
 #[derive(Clone)]
-pub struct Users {
-    app: Arc<App>,
+pub struct AnyUsers(pub Creation);
+
+/// What creating users takes, whoever does it.
+#[derive(Clone)]
+pub struct Creation {
+    pub app: Arc<App>,
     created: IntCounter,
 }
 
-impl Users {
+impl Creation {
     pub fn new(app: &Arc<App>) -> Self {
         let help = "Users created since the start";
         Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
     }
 
     /// What is done once a user is inserted.
-    fn inserted(&self) -> impl FnOnce(&User) + use<> {
+    pub fn inserted(&self) -> impl FnOnce(&User) + use<> {
         let Self { app, created } = self.clone();
         move |user| {
             created.inc();
@@ -107,6 +112,9 @@ impl Users {
         }
     }
 }
+
+#[derive(Clone)]
+pub struct Users(pub Arc<App>);
 
 fn key(user: Id) -> Key {
     ("users", user)
@@ -117,8 +125,17 @@ pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
     user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
 }
 
+pub async fn list(
+    app: &App,
+    page: Page,
+    if_none_match: IfNoneMatch,
+) -> Result<Listed<User>, Problem> {
+    let users = page.of(Entity::find(), Column::Id).all(app.database()?).await?;
+    Ok(page.answer(users, |user| user.id, if_none_match))
+}
+
 #[OpenApi(tag = "Tag::Users")]
-impl Users {
+impl AnyUsers {
     /// List users
     ///
     /// The newest first.
@@ -133,9 +150,7 @@ impl Users {
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        let page = Page::new(limit, before);
-        let users = page.of(Entity::find(), Column::Id).all(self.app.database()?).await?;
-        Ok(page.answer(users, |user| user.id, if_none_match))
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
     }
 
     /// Create a user
@@ -151,14 +166,17 @@ impl Users {
         key: IdempotencyKey,
         new: Json<NewUser>,
     ) -> Result<Created<User>, Failure<WriteFailure>> {
-        let once = key.once(&new.0, &[Column::Name]);
+        let once = key.once(None, &new.0, &[Column::Name]);
         let user =
             ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
-        let user = self.app.database()?.insert(user, once, self.inserted()).await?;
+        let user = self.0.app.database()?.insert(user, once, self.0.inserted()).await?;
         let user = user.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("users/{}", user.id), &user))
     }
+}
 
+#[OpenApi(tag = "Tag::Users")]
+impl Users {
     /// Read a user
     ///
     /// The same as `/user/{id}`.
@@ -175,11 +193,11 @@ impl Users {
         fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
         let read = async {
-            let user = find(&self.app, id.0).await?;
+            let user = find(&self.0, id.0).await?;
             let etag = conditional::strong(user.created_time);
             Ok((user, etag))
         };
-        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
+        Ok(self.0.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 
     /// Read a user, by the predecessor's path

@@ -78,6 +78,13 @@ REFUSED = {
     ),
     "an unknown sampler": (["api.tracing.sampler=sometimes"], "/api/tracing/sampler"),
     "a share above one": (["api.tracing.samplerArg=10"], "/api/tracing/samplerArg"),
+    "an issuer without an audience": (["api.auth.issuer=https://id"], "api.auth.audience"),
+    "an audience without an issuer": (["api.auth.audience=wiki"], "api.auth.issuer"),
+    "keys without an issuer": (["api.auth.jwksConfigMap=keys"], "api.auth.issuer"),
+    "an authority without an issuer": (["api.auth.caSecret=ca"], "api.auth.issuer"),
+    "tokens for reading without an issuer": (["api.auth.read=token"], "api.auth.issuer"),
+    "readers that there are not": (["api.auth.read=all"], "/api/auth/read"),
+    "an unknown type of token": (["api.auth.tokenType=JWT"], "/api/auth/tokenType"),
     "a Grafana with nothing to ask": (["prometheus.enabled=false"], "grafana.prometheusUrl"),
 }
 
@@ -88,6 +95,31 @@ def test_a_bad_value_is_refused_by_its_name(helm: Helm, settings: list[str], nam
     assert run.returncode != 0
     assert not run.stdout
     assert named in run.stderr
+
+
+def test_an_issuer_of_tokens(helm: Helm) -> None:
+    """Its keys and its authority are files that change under a running pod."""
+    settings = ("issuer=https://id.example.org", "audience=wiki", "read=token", "tokenType=any")
+    files = ("jwksConfigMap=keys", "caSecret=authority")
+    arguments = [f"--set=api.auth.{each}" for each in (*settings, *files)]
+    pod = helm.objects(*arguments).pods()["wiki-release-api"]
+    (container,) = pod["containers"]
+    found = {each["name"]: each.get("value") for each in container["env"]}
+    wanted = {"AUTH_ISSUER": "https://id.example.org", "AUTH_AUDIENCE": "wiki"}
+    wanted |= {"AUTH_READ": "token", "AUTH_TOKEN_TYPE": "any"}
+    assert {name: found.get(name) for name in wanted} == wanted
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    for variable, mounted in (("AUTH_JWKS_FILE", "keys"), ("AUTH_CA_FILE", "authority")):
+        folder, _, file = found[variable].rpartition("/")
+        (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == folder]
+        assert "subPath" not in mount
+        volume = volumes[mount["name"]]
+        source = volume.get("configMap") or volume["secret"]
+        assert mounted in source.values()
+        assert source["items"][0]["path"] == file
+    plain = helm.objects().pods()["wiki-release-api"]
+    assert "AUTH_" not in str(plain)
+    assert "volumes" not in plain
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:

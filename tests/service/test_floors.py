@@ -12,6 +12,7 @@ FLOORS = (
     {"clock", "config", "https", "id", "otel", "request"},
     {"telemetry"},
     {"database"},
+    {"identity"},
     {"http"},
     {"app"},
     {"operations", "wiki"},
