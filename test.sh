@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check and test, or those of the named stages: ./test.sh [service|nix|chart|cluster|delivery|faults]...
+# Runs every check and test, or those of the named stages: ./test.sh [service|chart|cluster|nix|delivery|kubernetes|faults]...
 # The stage faults runs only when it is named: the service's tests/faults at length, for a quarter of an hour.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,11 +11,11 @@ stages=("${@:-all}")
 need curl
 need git
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-if [[ ${stages[*]} =~ all|service|chart|cluster ]]; then
+if [[ ${stages[*]} =~ all|service|chart|cluster|kubernetes ]]; then
   need chromium
   need ip iproute2
 fi
-if [[ ${stages[*]} =~ all|service|chart|cluster|faults ]]; then
+if [[ ${stages[*]} =~ all|service|chart|cluster|kubernetes|faults ]]; then
   PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :) need postgres postgresql
 fi
 if [[ ${stages[*]} =~ all|service|faults ]]; then
@@ -28,7 +28,7 @@ fi
 if [[ ${stages[*]} =~ all|cluster ]]; then
   PATH=$PATH:/usr/sbin need mkfs.btrfs btrfs-progs
 fi
-if [[ ${stages[*]} =~ all|delivery ]]; then
+if [[ ${stages[*]} =~ all|delivery|kubernetes ]]; then
   need shellcheck
   need skopeo
 fi

@@ -23,7 +23,7 @@ writeShellApplication {
     }
     ask() { docker container inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
 
-    [ $# = 0 ] || fail "it takes no arguments; the environment variables WIKI_VALUES, GRAFANA_ADMIN_PASSWORD, K3S_ARGS and DOCKER_ADDRESS_POOL are passed on"
+    [ $# = 0 ] || fail "it takes no arguments; the environment variables PUBLISH_ADDRESS, WIKI_VALUES, GRAFANA_ADMIN_PASSWORD, K3S_ARGS and DOCKER_ADDRESS_POOL are what it goes by"
     command -v docker >/dev/null || fail "there is no docker on PATH: install Docker"
     error=$(docker version --format '{{.Server.Version}}' 2>&1 >/dev/null) || case $error in
       *"permission denied"*) fail "no permission on Docker's socket: join the group docker, or run this as root" ;;
@@ -45,9 +45,9 @@ writeShellApplication {
         [ -f "$WIKI_VALUES" ] || fail "WIKI_VALUES=$WIKI_VALUES: there is no such file"
         options+=(--env WIKI_VALUES=/values.yaml --volume "$(realpath "$WIKI_VALUES"):/values.yaml:ro")
       fi
-      docker create --privileged --name wiki-cluster --publish 8080:8080 --volume wiki-cluster:/var/lib/docker \
+      docker create --privileged --name wiki-cluster --publish "''${PUBLISH_ADDRESS:-127.0.0.1}:8080:8080" --volume wiki-cluster:/var/lib/docker \
         "''${options[@]}" "$image" >/dev/null
-    elif [ -n "''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}''${DOCKER_ADDRESS_POOL:-}" ]; then
+    elif [ -n "''${PUBLISH_ADDRESS:-}''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}''${DOCKER_ADDRESS_POOL:-}" ]; then
       echo "The container is there already, with the variables it was made with: \`nix run .#down\` first, to change them" >&2
     fi
     error=$(docker start wiki-cluster 2>&1 >/dev/null) || case $error in

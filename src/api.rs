@@ -9,15 +9,15 @@ use crate::{
     app::App,
     config::Config,
     http::{
-        docs::{Page, pages, paths},
-        routes::Routes as Paths,
+        docs::{Page, pages},
+        routes::Route,
         terms::{Security, Terms},
     },
     operations::Operations,
     wiki::{
         posts::Posts,
         subjects::OwnUsers,
-        users::{AnyUsers, Users},
+        users::{AnyUsers, Creation, Users},
     },
 };
 
@@ -37,26 +37,28 @@ fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
         .server("./")
 }
 
-/// The API with its document and pages, and its routes. With an issuer of tokens, users are their own.
+/// The API with its document and pages, and every path of them. With an issuer of tokens, users are their
+/// own.
 pub fn routes(
     app: &Arc<App>,
     config: &Config,
-) -> (impl Endpoint<Output = Response> + use<>, Paths) {
+) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
     let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
-    let open = paths(&document((Operations(app.clone()), Index)).spec());
+    let open = document((Operations(app.clone()), Index)).spec();
+    let open = Route::of_document(&open, &Terms::default());
     let mut terms = Terms {
-        open: open.into_iter().map(|(path, _)| path).collect(),
+        open: open.into_iter().map(|route| route.template).collect(),
         security: None,
         rate_limit: config.rate_limit_per_second.0.is_some(),
     };
     match config.auth_issuer.as_str() {
         "" => {
-            let (endpoint, paths) = assemble((AnyUsers::new(app), others), terms);
+            let (endpoint, paths) = assemble((AnyUsers(Creation::new(app)), others), terms);
             (Api::Anybodys(endpoint), paths)
         }
         issuer => {
             terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
-            let (endpoint, paths) = assemble((OwnUsers::new(app), others), terms);
+            let (endpoint, paths) = assemble((OwnUsers(Creation::new(app)), others), terms);
             (Api::Callers(endpoint), paths)
         }
     }
@@ -65,17 +67,12 @@ pub fn routes(
 fn assemble<A: OpenApi + Clone + Send + Sync + 'static>(
     resources: A,
     terms: Terms,
-) -> (Routes<impl Endpoint<Output = Response>>, Paths) {
+) -> (Routes<impl Endpoint<Output = Response>>, Vec<Route>) {
     let api = document(resources.clone());
-    let mut paths = paths(&api.spec());
-    let unlimited = terms.open.clone();
-    let mut open = unlimited.clone();
+    let mut paths = Route::of_document(&api.spec(), &terms);
     let pages = pages(move || document(resources.clone()), &terms);
-    for path in pages.iter().map(|page| page.path).chain(["/"]) {
-        paths.push((path.to_owned(), "GET, HEAD".to_owned()));
-        open.push(path.to_owned());
-    }
-    (Routes { pages, api: api.into_endpoint() }, Paths::new(paths, &open, &unlimited))
+    paths.extend(pages.iter().map(|page| page.path).chain(["/"]).map(Route::page));
+    (Routes { pages, api: api.into_endpoint() }, paths)
 }
 
 /// The API that anybody may write to as anybody, or that of callers who are known.

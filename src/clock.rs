@@ -1,8 +1,12 @@
 //! Points in time, as the API has them: UTC, without a zone, to the microsecond.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, Utc};
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ToJSON, Type as OpenApiType},
+};
 use sea_orm::{
     ColIdx, ColumnType, DbErr, QueryResult, RuntimeErr, TryGetError, TryGetable, Value,
     sea_query::{ArrayType, Nullable, ValueType, ValueTypeErr},
@@ -10,6 +14,7 @@ use sea_orm::{
         Decode, Postgres, Row, Type, error::BoxDynError, postgres::PgTypeInfo, postgres::PgValueRef,
     },
 };
+use serde::{Serialize, Serializer};
 
 /// An example, as the API shows it.
 pub const EXAMPLE: &str = "2024-12-14T10:30:00.123456";
@@ -29,7 +34,7 @@ const fn date(year: i32, month: u32, day: u32) -> NaiveDate {
 
 /// A time in the database. What lies outside the years 1 to 9999, PostgreSQL's `infinity` above all, is
 /// the first or the last microsecond of them, as Python's `datetime` has it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Time(NaiveDateTime);
 
 impl Time {
@@ -44,6 +49,15 @@ impl Time {
         let second = self.0.trunc_subsecs(0);
         let fraction = self.0.and_utc().timestamp_subsec_micros();
         format!("{second:?}.{fraction:06}")
+    }
+
+    /// Since 1970, and before it negative.
+    pub fn microseconds(self) -> i64 {
+        self.0.and_utc().timestamp_micros()
+    }
+
+    pub fn example() -> Self {
+        EXAMPLE.parse().map(Self).expect("a time")
     }
 }
 
@@ -122,5 +136,43 @@ impl ValueType for Time {
 impl Nullable for Time {
     fn null() -> Value {
         NaiveDateTime::null()
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.format())
+    }
+}
+
+impl OpenApiType for Time {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            pattern: Some(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$".into()),
+            ..MetaSchema::new("string")
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for Time {
+    fn to_json(&self) -> Option<serde_json::Value> {
+        Some(self.format().into())
     }
 }

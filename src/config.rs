@@ -10,10 +10,13 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::otel::{self, Otel};
+
 mod values;
 
 pub use crate::config::values::{
-    AuthRead, AuthTokenType, Given, List, LogFormat, Network, Origin, Rate, Seconds,
+    AuthRead, AuthTokenType, Given, List, LogFormat, Network, Origin, Rate, Search, Seconds,
+    SecondsOrZero,
 };
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
@@ -25,6 +28,9 @@ macro_rules! config {
             /// The variables of PostgreSQL's clients, and OpenSSL's `SSL_CERT_FILE`.
             #[serde(skip)]
             libpq: HashMap<String, OsString>,
+            /// Where traces go, if they go anywhere.
+            #[serde(skip)]
+            pub otel: Option<Otel>,
         }
 
         /// Name, default and description of each variable.
@@ -65,6 +71,14 @@ config! {
     max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
     max_body_bytes: NonZeroU32 = "1048576",
+    /// How long an answer to a read by id is kept in memory, to be given again; 0 keeps none. What
+    /// another replica or program writes is seen that much later
+    cache_seconds: SecondsOrZero = "0",
+    /// Most memory for these answers, in bytes; only together with CACHE_SECONDS
+    cache_bytes: NonZeroU32 = "16777216",
+    /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
+    /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
+    search: Search = "false",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
@@ -112,6 +126,9 @@ impl Config {
                 }
             }
         }
+        if set.contains_key("CACHE_BYTES") && !set.contains_key("CACHE_SECONDS") {
+            return Err("CACHE_BYTES is set without CACHE_SECONDS: set both, or neither".into());
+        }
         let mut auth = set.keys().filter(|name| name.starts_with("AUTH_"));
         if !set.contains_key("AUTH_ISSUER")
             && let Some(name) = auth.next()
@@ -129,6 +146,10 @@ impl Config {
                 .into());
         }
         let mut config = Self::from_set(set)?;
+        config.otel = Otel::read(|name| {
+            let value = std::env::var_os(name).map(|value| text(name, value)).transpose()?;
+            Ok(value.filter(|value| !value.is_empty()))
+        })?;
         for (name, value) in std::env::vars_os() {
             match name.into_string() {
                 Ok(name) if name.starts_with("PG") => {
@@ -187,13 +208,15 @@ fn advice(name: &str) -> Option<&'static str> {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
+        "SEARCH" => Some("give true, false or drop"),
         "AUTH_READ" => Some("give public or token"),
         "AUTH_TOKEN_TYPE" => Some("give at+jwt or any"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
-        "RATE_LIMIT_PER_SECOND" => Some("give requests per second, from 0.001 to 1000000"),
-        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" | "RATE_LIMIT_BURST" => {
+        "CACHE_BYTES" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" | "RATE_LIMIT_BURST" => {
             Some("give a whole number from 1 to 4294967295")
         }
+        "CACHE_SECONDS" => Some("give seconds from 0 to 86400"),
+        "RATE_LIMIT_PER_SECOND" => Some("give requests per second, from 0.001 to 1000000"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }
@@ -219,12 +242,18 @@ Usage: wiki-service               serve the API
 Environment variables (times in seconds, fractions allowed):\n",
         env!("CARGO_PKG_VERSION")
     );
-    for (field, default, help) in VARIABLES {
+    describe(&mut text, VARIABLES);
+    text += "\nOpenTelemetry's, which count only where there is an endpoint to send traces to:\n";
+    describe(&mut text, otel::VARIABLES);
+    text
+}
+
+fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
+    for (field, default, help) in variables {
         let default = if default.is_empty() { "(none)" } else { default };
         write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
         for line in *help {
             writeln!(text, "     {line}").unwrap();
         }
     }
-    text
 }

@@ -1,16 +1,17 @@
 //! The ids of users and posts.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
+use sea_orm::DeriveValueType;
 use serde::Serialize;
 use serde_json::Value;
 
 /// A whole number from 0 to 2^63 - 1.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, DeriveValueType, Eq, Hash, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Id(pub i64);
 
@@ -71,12 +72,26 @@ impl Type for Id {
     }
 }
 
+impl FromStr for Id {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(id @ 0..) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self(id)),
+            _ => Err(Self::RANGE),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl ParseFromParameter for Id {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
-        match value.parse() {
-            Ok(id @ 0..) if value.bytes().all(|b| b.is_ascii_digit()) => Ok(Self(id)),
-            _ => Err(ParseError::custom(Self::RANGE)),
-        }
+        value.parse().map_err(ParseError::custom)
     }
 }
 

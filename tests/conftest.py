@@ -165,9 +165,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield found
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends the tests as Ctrl-C does: with what they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config.addinivalue_line("markers", "kubernetes: takes a Kubernetes, as all that use `cluster`")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    if "cluster" in fixtures:
+        item.add_marker("kubernetes")
+    if "docker" in fixtures:
+        item.add_marker(pytest.mark.xdist_group("docker"))
 
 
 class AtOnce:

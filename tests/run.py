@@ -8,67 +8,62 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import cargo_deny, crds, helm, nix, prometheus, service
+from support import crds, helm, jaeger, nix, service
 
 ROOT = Path(__file__).parents[1]
-TESTS = ROOT / "tests"
-STAGES = ("service", "nix", "chart", "cluster", "delivery")
-# Stages that are run one after the other, beside those of the other lane: one of them computes, the
-# other waits for Kubernetes. Quick things first.
-LANES = (("service", "nix", "cluster", "faults"), ("chart", "delivery"))
+STAGES = ("service", "chart", "cluster", "nix", "delivery", "kubernetes")
 # Runs only when it is named.
 LONG = "faults"
+# Stages that are run one after the other, beside those of the other lane: one of them computes, the
+# other waits for Kubernetes. Quick things first.
+LANES = (("service", "chart", "cluster", "nix", "delivery", LONG), ("kubernetes",))
 
-# What takes its time before a stage can start.
+NIX = {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare}
+
+
+def programs(*names: str) -> dict[str, Callable[[], object]]:
+    return {f"{name} (built once)": partial(helm.install, name) for name in names}
+
+
+PUBLICATION = programs("helm3", "registry", "regctl") | NIX
+
+# What a stage's tests take. It is made in this order from the lane's beginning on, beside what the
+# stages do meanwhile.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {
-        "cargo build": service.build,
-        "cargo-deny (built once)": cargo_deny.install,
-        "Prometheus 3 (built once, some minutes)": prometheus.install,
-    },
+    "service": {"cargo build": service.build}
+    | programs("prometheus3", "promtool")
+    | {"Jaeger (built once, some minutes)": jaeger.install},
     LONG: {"cargo build --release": lambda: service.build(release=True)},
-    "nix": {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare},
-    "cluster": {
-        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
-        "Helm 3 (built once)": partial(helm.install_all, "helm3"),
-        "cargo-deny (built once)": cargo_deny.install,
-    },
-    "chart": {
-        "Helm 3 and 4, kube-score (built once)": partial(
-            helm.install_all, "helm3", "helm4", "kube-score"
-        ),
-        "Prometheus 3 (built once, some minutes)": prometheus.install,
-    },
-    "delivery": {
-        "Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare,
-        "A registry, its client, Helm, actionlint (built once, some minutes)": partial(
-            helm.install_all, "registry", "regctl", "helm3", "actionlint"
-        ),
-        "The definitions of Argo CD's and Flux's objects": crds.download,
-    },
+    "chart": programs("helm3", "helm4", "kube-score", "promtool"),
+    "cluster": programs("helm3") | NIX,
+    "nix": NIX,
+    "delivery": PUBLICATION,
+    "kubernetes": programs("helm4")
+    | PUBLICATION
+    | {"The definitions of Argo CD's and Flux's objects": crds.download},
 }
 
-# Commands that a stage runs before its pytest folder; each counts as one check.
+# Commands that a stage runs before anything else; each counts as one check.
 CHECKS: dict[str, list[str]] = {
     "service": [
         "cargo fmt --all --check",
-        "cargo clippy --workspace --all-targets --locked -- -D warnings",
-        "{cargo-deny} check bans licenses sources",
         "{bin}/ruff format --check",
         "{bin}/ruff check",
         "shellcheck {scripts}",
+        "{bin}/cargo-deny check bans licenses sources",
+        "cargo clippy --workspace --all-targets --locked -- -D warnings",
     ],
     "cluster": [
         "cargo fmt --manifest-path cluster/Cargo.toml --check",
         "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
-        "{cargo-deny} --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
+        "{bin}/cargo-deny --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
         " bans licenses sources",
     ],
     "delivery": [
@@ -81,11 +76,19 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
+# Two at a time, but those that use one Docker together.
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
+
 # What pytest is given, where it is not the folder of the stage's name.
 PYTEST: dict[str, list[str]] = {
     # Most of them wait, for a limit to pass or a process to come up.
     "service": ["tests/service", "tests/faults", "--numprocesses=3", "--dist=loadfile"],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
+    "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
+    "cluster": ["tests/cluster", *SIDE_BY_SIDE],
+    "nix": ["tests/nix", *SIDE_BY_SIDE],
+    "delivery": ["tests/delivery", "-m", "not kubernetes"],
+    "kubernetes": ["tests/chart", "tests/delivery", "-m", "kubernetes"],
 }
 
 
@@ -103,17 +106,21 @@ class Tally:
 
 
 def main(arguments: list[str]) -> int:
-    usual = [stage for stage in STAGES if (TESTS / stage).is_dir()]
-    known = [*usual, LONG]
+    known = [*STAGES, LONG]
     if unknown := set(arguments) - set(known):
         print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
         return 2
-    chosen = arguments or usual
+    chosen = arguments or list(STAGES)
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
     if result := os.environ.get("WIKI_TEST_LANE"):
-        for stage in chosen:
-            run_stage(stage, tally)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            wanted = {
+                title: install for stage in chosen for title, install in PREPARATIONS[stage].items()
+            }
+            prepared = {title: pool.submit(install) for title, install in wanted.items()}
+            for stage in chosen:
+                run_stage(stage, prepared, tally)
         Path(result).write_text(json.dumps(asdict(tally)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
@@ -147,18 +154,18 @@ def run_lane(stages: list[str], result: Path) -> None:
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
-def run_stage(stage: str, tally: Tally) -> None:
+def run_stage(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
     with timed(f"Stage {stage}"):
-        prepare(stage, tally)
         check(stage, tally)
+        wait_for_preparations(stage, prepared, tally)
         run_pytest(PYTEST.get(stage, [f"tests/{stage}"]), stage, tally)
 
 
-def prepare(stage: str, tally: Tally) -> None:
-    for title, install in PREPARATIONS.get(stage, {}).items():
+def wait_for_preparations(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
+    for title in PREPARATIONS[stage]:
         with timed(title):
             try:
-                install()
+                prepared[title].result()
             except subprocess.CalledProcessError as error:
                 print(error)
                 tally.failed.append(title)
@@ -171,12 +178,12 @@ def check(stage: str, tally: Tally) -> None:
             for word in command.split()
             for part in (shell_scripts() if word == "{scripts}" else [word])
         ]
-        programs = {
-            "bin": Path(sys.executable).parent,
-            "actionlint": helm.path("actionlint"),
-            "cargo-deny": cargo_deny.PROGRAM,
-        }
-        arguments = [word.format(**programs) for word in words]
+        arguments = [
+            helm.install("actionlint")
+            if word == "{actionlint}"
+            else word.format(bin=Path(sys.executable).parent)
+            for word in words
+        ]
         title = re.sub(r"[{}]", "", command.replace("{bin}/", "").replace(" {scripts}", ""))
         with timed(title):
             if subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0:

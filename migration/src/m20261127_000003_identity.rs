@@ -5,21 +5,24 @@ use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-const INDEX: &str = "
-CREATE UNIQUE INDEX users_subject ON users (issuer, subject) WHERE subject IS NOT NULL;";
+const COLUMNS: [&str; 2] = ["issuer", "subject"];
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = match manager.get_database_backend() {
-            DbBackend::Postgres => {
-                "ALTER TABLE users ADD COLUMN issuer text, ADD COLUMN subject text;"
+        let connection = manager.get_connection();
+        if manager.get_database_backend() == DbBackend::Postgres {
+            let [issuer, subject] = COLUMNS.map(|c| format!("ADD COLUMN IF NOT EXISTS {c} text"));
+            let alter = format!("ALTER TABLE users {issuer}, {subject}");
+            return connection.execute_unprepared(&alter).await.map(drop);
+        }
+        // On SQLite a migration is no transaction: an earlier try may have been cut off.
+        for column in COLUMNS {
+            if !manager.has_column("users", column).await? {
+                let alter = format!("ALTER TABLE users ADD COLUMN {column} TEXT");
+                connection.execute_unprepared(&alter).await?;
             }
-            _ => {
-                "ALTER TABLE users ADD COLUMN issuer TEXT; ALTER TABLE users ADD COLUMN subject TEXT;"
-            }
-        };
-        let statements = format!("{columns}{INDEX}");
-        manager.get_connection().execute_unprepared(&statements).await.map(drop)
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,10 @@
 # Derivations made by this machine's programs. Those that only the stand-in has (onMachine, bundle, …) see all of the machine;
 # what the flake calls (mkDerivation, runCommand, …) sees what it would see in nixpkgs.
-{ lib, system }:
+{
+  lib,
+  system,
+  machine,
+}:
 
 let
   # Machine programs are found by /usr, and those that Debian does not have by /machine, which ./nix fills.
@@ -12,6 +16,7 @@ let
       nativeBuildInputs ? [ ],
       passthru ? { },
       meta ? { },
+      madeOf ? machine.programs,
       buildPhase ? "",
       installPhase ? "",
       buildCommand ? ''
@@ -33,6 +38,7 @@ let
         args = [
           "-euc"
           ''
+            # ${madeOf}
             PATH=${lib.makeBinPath nativeBuildInputs}:${prepare}
             ${
               lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
@@ -46,6 +52,7 @@ let
         "nativeBuildInputs"
         "passthru"
         "meta"
+        "madeOf"
         "buildPhase"
         "installPhase"
         "buildCommand"
@@ -145,6 +152,7 @@ rec {
       # Built of the manifests alone, so that a change of the source does not compile every crate again.
       dependencies = mkMachineDerivation {
         name = "${args.pname}-dependencies";
+        madeOf = machine.compilers;
         src = builtins.path {
           name = "manifests";
           path = args.src;

@@ -1,7 +1,11 @@
-{ lib, system }:
+{
+  lib,
+  system,
+  machine,
+}:
 
 let
-  builders = import ./builders.nix { inherit lib system; };
+  builders = import ./builders.nix { inherit lib system machine; };
   inherit (builders)
     asTheyAre
     bundle
@@ -111,28 +115,14 @@ lib.fix (pkgs: {
       sync tail tee test touch tr true uname wc $out/bin/
   '';
   findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
-  # patchelf spoils what Go's linker made: started by way of the loader instead.
-  prometheus =
-    onMachine "prometheus"
-      {
-        meta.mainProgram = "prometheus";
-        passthru.cli = program "promtool";
-      }
-      ''
-        mkdir -p $out/bin $out/lib
-        cp /machine/bin/prometheus $out/lib/
-        ldd /machine/bin/prometheus | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p' | xargs cp -Lt $out/lib
-        printf '#!${lib.getExe pkgs.bash}\nexec %s --library-path %s %s "$@"\n' \
-          $out/lib/ld-linux-*.so.* $out/lib $out/lib/prometheus >$out/bin/prometheus
-        chmod +x $out/bin/prometheus
-      ''
-    // {
-      version = "3.16.0";
-    };
+  prometheus = copy "prometheus" // {
+    version = "3.16.0";
+    cli = program "promtool";
+  };
 
   inherit
     (import ./postgresql.nix {
-      inherit lib builders;
+      inherit lib builders machine;
       inherit (pkgs) bash;
     })
     glibcLocales
@@ -166,23 +156,19 @@ lib.fix (pkgs: {
   kubernetes-helm = asTheyAre "helm" "3.22.0" "cp /machine/bin/helm $out/bin/";
 
   # The real one where it is given, and else one that answers what was recorded.
-  k3d =
-    let
-      given = builtins.getEnv "WIKI_TEST_K3D";
-    in
-    asTheyAre "k3d" "5.8.3" (
-      if given != "" then "cp /machine/k3d $out/bin/k3d # ${given}" else "cp ${./k3d} $out/bin/k3d"
-    );
+  k3d = asTheyAre "k3d" "5.8.3" (
+    if machine.k3d != "" then
+      "cp /machine/k3d $out/bin/k3d # ${machine.k3d}"
+    else
+      "cp ${./k3d} $out/bin/k3d"
+  );
 
   # A double of it where one is given: a folder with programs and libraries as in the root of an image.
   k3s =
-    let
-      given = builtins.getEnv "WIKI_TEST_K3S";
-    in
     onMachine "k3s" { meta.mainProgram = "k3s"; } ''
       mkdir -p $out/bin
-      ${lib.optionalString (given != "") ''
-        # ${given}
+      ${lib.optionalString (machine.k3s != "") ''
+        # ${machine.k3s}
         cp -r /machine/k3s/{bin,lib,lib64,opt,usr} $out/
         chmod -R u+w $out
         mkdir -p $out/libexec

@@ -4,6 +4,7 @@
   lib,
   bash,
   builders,
+  machine,
 }:
 
 let
@@ -52,7 +53,7 @@ in
   postgresql_17 = postgresql {
     version = "17";
     copy = ''
-      cd /machine/postgresql-17/usr
+      cd /machine/postgresql-17/usr # ${machine.postgresql-17}
       cp -r --parents lib/postgresql/*/bin lib/postgresql/*/lib share/postgresql/* $out/
       rm -rf $out/lib/postgresql/*/lib/{bitcode,pgxs,llvmjit*}
       cd $out/lib/postgresql/*/bin

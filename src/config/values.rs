@@ -19,6 +19,19 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+/// A span of time: seconds, with a fraction if need be, or zero.
+#[derive(Clone, Copy)]
+pub struct SecondsOrZero(pub Duration);
+
+impl<'de> Deserialize<'de> for SecondsOrZero {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
+            Ok(span) if span.as_secs() <= 86_400 => Ok(Self(span)),
+            _ => Err(D::Error::custom("give seconds from 0 to 86400")),
+        }
+    }
+}
+
 /// Values separated by commas.
 #[derive(Clone)]
 pub struct List<T>(pub Vec<T>);
@@ -93,6 +106,14 @@ impl std::str::FromStr for Origin {
             _ => Err("give an origin such as https://example.org, or *"),
         }
     }
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Search {
+    False,
+    True,
+    Drop,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]

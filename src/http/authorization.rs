@@ -4,6 +4,7 @@ use std::{future::ready, sync::Arc};
 
 use poem::{
     Request, RequestBody, Result,
+    error::ResponseError,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
@@ -81,7 +82,7 @@ impl Authorization {
 
     pub fn count(&self, problem: &Problem) {
         if let Some(refusal) = problem.refusal {
-            self.refusals.with_label_values(&[&*problem.status_text(), refusal.reason()]).inc();
+            self.refusals.with_label_values(&[problem.status().as_str(), refusal.reason()]).inc();
         }
     }
 }

@@ -1,19 +1,21 @@
-//! Bodies of requests: how much of them is read, and how much memory all together take.
+//! Bodies: how much of a request's is read, and how much memory all of them take together.
 
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, combinators::BoxBody};
-use hyper::body::Bytes;
+use hyper::body::{Body as _, Bytes};
 use poem::{
-    Request,
+    Body, Request, Response,
     http::{StatusCode, header},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::problem::Problem;
 
-/// Most bytes of bodies in memory at a time, those of all requests together.
+/// Most bytes of bodies in memory at a time, those of all requests and answers together.
 const IN_MEMORY: usize = 64 << 20;
+/// The largest answer that takes none of that room.
+const SMALL: u64 = 64 << 10;
 
 pub struct Bodies {
     max_bytes: usize,
@@ -74,5 +76,43 @@ impl Bodies {
         }
         request.set_body(bytes);
         Ok(room)
+    }
+
+    /// Has a large answer take room until the client has taken it, or is gone. A write's answer, which
+    /// repeats what was sent, keeps the `room` of that: there is no taking back what is written.
+    pub async fn hold(
+        &self,
+        mut response: Response,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Response, Problem> {
+        let body: BoxBody<Bytes, std::io::Error> = response.take_body().into();
+        if body.size_hint().lower() <= SMALL {
+            response.set_body(Body::from(body));
+            return Ok(response);
+        }
+        let bytes = body.collect().await.map_err(|_| Problem::internal())?.to_bytes();
+        // What somebody else keeps, as the pages of the documentation, takes no memory of its own.
+        if bytes.is_unique() {
+            let length = bytes.len().min(IN_MEMORY) as u32;
+            let more = || self.room.clone().try_acquire_many_owned(length);
+            let room = room.map_or_else(more, Ok).map_err(|_| {
+                Problem::retry_later("too many large answers at a time are still on their way")
+            })?;
+            response.set_body(Bytes::from_owner(Held { bytes, _room: room }));
+        } else {
+            response.set_body(bytes);
+        }
+        Ok(response)
+    }
+}
+
+struct Held {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }

@@ -29,8 +29,8 @@ impl Cors {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             let exposed = HeaderValue::from_static(match self.tokens {
-                false => "location, retry-after, x-request-id",
-                true => "location, retry-after, www-authenticate, x-request-id",
+                false => "etag, link, location, retry-after, x-request-id",
+                true => "etag, link, location, retry-after, www-authenticate, x-request-id",
             });
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
@@ -38,27 +38,23 @@ impl Cors {
             headers.append(header::VARY, HeaderValue::from_static("origin"));
         }
     }
+}
 
-    /// The answer to a browser that asks whether a page of `origin` may send its request.
-    pub fn preflight(
-        &self,
-        request: &Request,
-        origin: Option<&HeaderValue>,
-        route: Option<&Route>,
-    ) -> Option<Response> {
-        let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
-            return None;
-        }
-        let headers = match self.tokens {
-            false => "content-type, x-request-id",
-            true => "authorization, content-type, x-request-id",
-        };
-        let response = Response::builder()
-            .status(StatusCode::NO_CONTENT)
-            .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route?.allow)
-            .header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers)
-            .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
-        Some(response.finish())
+/// The answer to a browser that asks whether a page of `origin` may send its request.
+pub fn preflight(
+    request: &Request,
+    origin: Option<&HeaderValue>,
+    route: Option<&Route>,
+) -> Option<Response> {
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() != Method::OPTIONS || origin.is_none() || asked.is_none() {
+        return None;
     }
+    let route = route?;
+    let response = Response::builder()
+        .status(StatusCode::NO_CONTENT)
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, &route.allow)
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, &route.request_headers)
+        .header(header::ACCESS_CONTROL_MAX_AGE, "3600");
+    Some(response.finish())
 }

@@ -14,7 +14,10 @@ use poem::{
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_yaml::{Mapping, Number, Value};
 
-use crate::{clock, http::terms::Terms};
+use crate::{
+    clock,
+    http::{conditional::IfNoneMatch, terms::Terms},
+};
 
 /// A page of up to 1.6 MB, made when it is first asked for.
 pub struct Page {
@@ -43,18 +46,6 @@ where
         let render = Box::new(move || render(&service(), &terms));
         Page { path, content_type, render, made: OnceLock::new() }
     })
-}
-
-/// Each path of the document, with its methods as the header `Allow` lists them.
-pub fn paths(spec: &str) -> Vec<(String, String)> {
-    let document: serde_json::Value = serde_json::from_str(spec).expect("made by poem-openapi");
-    let paths = document["paths"].as_object().expect("an object");
-    let allow = |operations: &serde_json::Value| {
-        let methods: Vec<String> =
-            operations.as_object().expect("an object").keys().map(|m| m.to_uppercase()).collect();
-        methods.join(", ").replace("GET", "GET, HEAD")
-    };
-    paths.iter().map(|(path, operations)| (path.clone(), allow(operations))).collect()
 }
 
 /// The document as poem-openapi makes it, but for what it cannot say: the order of the tags, which is
@@ -138,11 +129,9 @@ impl Page {
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")
             .header(header::ETAG, etag);
-        Ok(match request.header(header::IF_NONE_MATCH) {
-            Some(etags) if etags.contains(etag) => {
-                response.status(StatusCode::NOT_MODIFIED).finish()
-            }
-            _ => response.content_type(self.content_type).body(body.clone()),
+        Ok(match IfNoneMatch::of(request.headers()).names(etag) {
+            true => response.status(StatusCode::NOT_MODIFIED).finish(),
+            false => response.content_type(self.content_type).body(body.clone()),
         })
     }
 }

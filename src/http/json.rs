@@ -1,28 +1,32 @@
 //! JSON in and out. Bodies are read field by field, so that an answer can name all that is wrong.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, marker::PhantomData};
 
+use hyper::body::Bytes;
 use poem::{
     IntoResponse, Request, RequestBody, Response, Result,
     http::{HeaderValue, header},
 };
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::Payload,
-    registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
+    registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry},
     types::Type,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    http::problem::{Invalid, Problem},
+    http::{
+        problem::{Invalid, Problem},
+        text::{OrNull, Text},
+    },
     id::Id,
 };
 
 const CONTENT_TYPE: &str = "application/json";
 
-/// A body: `application/json`.
+/// A body of a request: `application/json`.
 pub struct Json<T>(pub T);
 
 /// A request's body, read from the fields of a JSON object.
@@ -39,60 +43,46 @@ pub struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// A text of 1 to `max` characters that is not blank and holds no NUL, which PostgreSQL cannot
-    /// store.
-    pub fn text(&mut self, name: &'static str, max: usize) -> Option<String> {
-        self.characters(name, max, str::trim)
-    }
-
-    /// `null`, or a text of 1 to `max` characters without NUL.
-    pub fn nullable_text(&mut self, name: &'static str, max: usize) -> Option<Option<String>> {
-        match self.values.get(name).map(|value| value.get()) {
-            Some("null") => Some(None),
-            _ => self.characters(name, max, |text| text).map(Some),
-        }
-    }
-
-    /// Nothing at all, or a text of 1 to `max` characters without NUL.
-    pub fn optional_text(&mut self, name: &'static str, max: usize) -> Option<Option<String>> {
-        match self.values.contains_key(name) {
-            true => self.characters(name, max, |text| text).map(Some),
-            false => Some(None),
-        }
-    }
-
-    /// A text of 1 to `max` characters, of which `weigh` leaves some, without NUL.
-    fn characters(
+    pub fn text<const MAX: usize, const MAY_BE_BLANK: bool>(
         &mut self,
         name: &'static str,
-        max: usize,
-        weigh: fn(&str) -> &str,
-    ) -> Option<String> {
+    ) -> Option<Text<MAX, MAY_BE_BLANK>> {
+        let wanted = Text::<MAX, MAY_BE_BLANK>::wanted();
         let wrong = match self.values.remove(name).map(RawValue::get) {
-            None => format!("{name} is missing: give a text of 1 to {max} characters"),
-            Some(json) if json.starts_with('"') => match serde_json::from_str::<String>(json) {
-                Ok(text) => {
-                    let length = text.chars().count();
-                    if length > max {
-                        format!("{name} has {length} characters: at most {max} are allowed")
-                    } else if text.contains('\0') {
-                        format!("{name} contains the character NUL (U+0000), which is not allowed")
-                    } else if weigh(&text).is_empty() {
-                        format!("{name} is blank: give a text of 1 to {max} characters")
-                    } else {
-                        return Some(text);
-                    }
-                }
+            None => format!("is missing: {wanted}"),
+            Some(json) if json.starts_with('"') => match serde_json::from_str(json) {
+                Ok(text) => match Text::new(text) {
+                    Ok(text) => return Some(text),
+                    Err(wrong) => wrong,
+                },
                 // All else that can be wrong with a text is wrong with the whole body.
-                Err(_) => {
-                    format!("{name} contains half of a surrogate pair, which is no character")
-                }
+                Err(_) => "contains half of a surrogate pair, which is no character".into(),
             },
-            Some(json) => {
-                format!("{name} is {}: give a text of 1 to {max} characters", kind(json))
-            }
+            Some(json) => format!("is {}: {wanted}", kind(json)),
         };
-        self.refuse(name, wrong)
+        self.refuse(name, format!("{name} {wrong}"))
+    }
+
+    /// A text, or `null`.
+    pub fn nullable_text<const MAX: usize, const MAY_BE_BLANK: bool>(
+        &mut self,
+        name: &'static str,
+    ) -> Option<OrNull<Text<MAX, MAY_BE_BLANK>>> {
+        match self.values.get(name).map(|value| value.get()) {
+            Some("null") => Some(OrNull(None)),
+            _ => self.text(name).map(|text| OrNull(Some(text))),
+        }
+    }
+
+    /// A text, or nothing at all.
+    pub fn optional_text<const MAX: usize, const MAY_BE_BLANK: bool>(
+        &mut self,
+        name: &'static str,
+    ) -> Option<Option<Text<MAX, MAY_BE_BLANK>>> {
+        match self.values.contains_key(name) {
+            true => self.text(name).map(Some),
+            false => Some(None),
+        }
     }
 
     pub fn id(&mut self, name: &'static str) -> Option<Id> {
@@ -192,35 +182,45 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
     }
 }
 
-impl<T: Serialize + Send> IntoResponse for Json<T> {
-    fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.0).expect("serializable");
-        Response::builder().header(header::CONTENT_TYPE, CONTENT_TYPE).body(body)
+/// A body of an answer: `application/json`.
+pub struct Rendered<T>(Bytes, PhantomData<fn() -> T>);
+
+impl<T: Serialize> Rendered<T> {
+    pub fn new(body: &T) -> Self {
+        Self(serde_json::to_vec(body).expect("serializable").into(), PhantomData)
     }
 }
 
-impl<T: Type + Serialize> Payload for Json<T> {
+impl<T: Serialize> From<&T> for Rendered<T> {
+    fn from(body: &T) -> Self {
+        Self::new(body)
+    }
+}
+
+/// What was rendered before.
+impl<T> From<Bytes> for Rendered<T> {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes, PhantomData)
+    }
+}
+
+impl<T> Rendered<T> {
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl<T> IntoResponse for Rendered<T> {
+    fn into_response(self) -> Response {
+        Response::builder().header(header::CONTENT_TYPE, CONTENT_TYPE).body(self.0)
+    }
+}
+
+impl<T: Type> Payload for Rendered<T> {
     const CONTENT_TYPE: &'static str = CONTENT_TYPE;
 
     fn schema_ref() -> MetaSchemaRef {
         T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-}
-
-impl<T: Type + Serialize> ApiResponse for Json<T> {
-    fn meta() -> MetaResponses {
-        let response = MetaResponse {
-            description: "It was found.",
-            status: Some(200),
-            status_range: None,
-            content: media_types::<T>(),
-            headers: Vec::new(),
-        };
-        MetaResponses { responses: vec![response] }
     }
 
     fn register(registry: &mut Registry) {

@@ -20,10 +20,11 @@ use crate::{
         authorization::{Admitted, Authorization},
         body::Bodies,
         client,
-        cors::Cors,
+        cors::{self, Cors},
         problem::Problem,
         rate_limit::{RateLimit, Toll},
         routes::{Route, Routes},
+        spans::ServerSpan,
     },
     request,
     telemetry::metrics::Metrics,
@@ -46,17 +47,17 @@ const X_REQUEST_ID: &str = "x-request-id";
 const UNMATCHED: &str = "unmatched";
 
 impl<E> Middleware<E> {
-    /// `routes` are those of `inner`. Without an `authorization`, anybody may do anything.
+    /// `routes` are the paths of `inner`. Without an `authorization`, anybody may do anything.
     pub fn new(
         metrics: Metrics,
         config: &Config,
         inner: E,
-        routes: Routes,
+        routes: Vec<Route>,
         authorization: Option<Authorization>,
     ) -> Self {
         Self {
             inner,
-            routes,
+            routes: Routes(routes),
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
             trusted_proxies: config.trusted_proxies.0.clone(),
@@ -80,18 +81,27 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
             Some(id) if is_sane(id) => id.to_owned(),
             _ => format!("{:032x}", fastrand::u128(..)),
         };
-        Ok(request::serving(request_id.clone(), self.serve(request, request_id)).await)
+        let span = ServerSpan::begin(&request);
+        let trace = span.as_ref().map(ServerSpan::context);
+        let work = self.serve(request, request_id.clone(), span);
+        Ok(request::serving(request_id, trace, work).await)
     }
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    async fn serve(&self, request: Request, request_id: String) -> Response {
+    async fn serve(
+        &self,
+        request: Request,
+        request_id: String,
+        span: Option<ServerSpan>,
+    ) -> Response {
         let uri = request.uri().clone();
         let route = self.routes.find(uri.path());
         let mut record = Record {
             metrics: &self.metrics,
             started: Instant::now(),
             method: request.method().clone(),
+            span,
             path: uri.path(),
             route: route.map_or(UNMATCHED, |route| &route.template),
             client: client::address(&request, &self.trusted_proxies),
@@ -100,7 +110,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         self.metrics.requests_in_flight.inc();
         let origin = self.cors.allowed_origin(request.headers());
-        let preflight = self.cors.preflight(&request, origin.as_ref(), route);
+        let preflight = cors::preflight(&request, origin.as_ref(), route);
         let mut admitted = Admitted::default();
         let toll =
             Toll { limit: self.rate_limit.as_ref(), client: record.client, at: record.started };
@@ -137,6 +147,11 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         admitted: &mut Admitted,
         toll: Toll<'_>,
     ) -> (Result<Response, Problem>, bool) {
+        let route = route.or_else(|| self.routes.find_without_slash(request.uri().path()));
+        let toll = match route {
+            Some(route) if route.is_unlimited => Toll { limit: None, ..toll },
+            _ => toll,
+        };
         let deadline = Instant::now() + self.request_timeout;
         let limit = self.request_timeout.as_secs_f64();
         let read = timeout_at(deadline.into(), self.bodies.read(&mut request)).await;
@@ -144,20 +159,15 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             let detail = format!("the body took longer than {limit} s to arrive");
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
         };
-        let _room = match read.map_err(slow).flatten() {
+        let room = match read.map_err(slow).flatten() {
             Ok(room) => room,
-            Err(problem) => return (Err(problem), false),
+            Err(problem) => return (Err(toll.of_address().err().unwrap_or(problem)), false),
         };
         if let Some(response) = preflight {
             return (Ok(response), true);
         }
         let too_long =
             || Err(Problem::unavailable(format!("the request took longer than {limit} s")));
-        let route = route.or_else(|| self.routes.find_without_slash(request.uri().path()));
-        let toll = match route {
-            Some(route) if route.is_unlimited => Toll { limit: None, ..toll },
-            _ => toll,
-        };
         if let Some(authorization) = &self.authorization {
             let admission = authorization.admit(&mut request, route, admitted, toll);
             match timeout_at(deadline.into(), admission).await {
@@ -173,7 +183,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         }
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
-            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Ok(response))) => self.bodies.hold(response, room).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
             Err(_elapsed) => too_long(),
@@ -188,9 +198,10 @@ fn is_sane(request_id: &str) -> bool {
         && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
 }
 
-/// Writes, when dropped, a request into the figures and the log.
+/// Writes, when dropped, a request into the figures, the log and its trace.
 struct Record<'a> {
     metrics: &'a Metrics,
+    span: Option<ServerSpan>,
     started: Instant,
     method: Method,
     path: &'a str,
@@ -226,5 +237,10 @@ impl Drop for Record<'_> {
             client = self.client.map(|ip| ip.to_string()),
             user_id = request::user(),
         );
+        if let Some(span) = self.span.take() {
+            let route = Some(self.route).filter(|route| *route != UNMATCHED);
+            let is_known = method != "other";
+            span.end(self.method.as_str(), is_known, route, self.client, self.status);
+        }
     }
 }

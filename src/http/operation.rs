@@ -11,17 +11,17 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::http::{
-    json::Json,
+    json::Rendered,
     problem::{CONTENT_TYPE, Problem},
 };
 
 /// 201, with where the new thing is.
 #[derive(ApiResponse)]
-pub enum Created<T: Type + Serialize + Send> {
+pub enum Created<T: Type + Serialize> {
     /// It was created.
     #[oai(status = 201)]
     Created(
-        Json<T>,
+        Rendered<T>,
         /// Where it is, from the path of the request (a relative reference: RFC 9110, section
         /// 10.2.2).
         #[oai(header = "Location")]
@@ -29,9 +29,9 @@ pub enum Created<T: Type + Serialize + Send> {
     ),
 }
 
-impl<T: Type + Serialize + Send> Created<T> {
-    pub fn at(location: String, body: T) -> Self {
-        Self::Created(Json(body), location)
+impl<T: Type + Serialize> Created<T> {
+    pub fn at(location: String, body: &T) -> Self {
+        Self::Created(Rendered::new(body), location)
     }
 }
 
@@ -47,10 +47,8 @@ pub const TOO_LARGE: Status = (
 pub const NOT_JSON: Status =
     (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`, or is compressed.");
 pub const CUT_SHORT: Status = (StatusCode::BAD_REQUEST, "The body ended too early.");
-pub const INVALID: Status = (
-    StatusCode::UNPROCESSABLE_ENTITY,
-    "The request is not valid; `errors` lists all that is wrong.",
-);
+pub const INVALID: Status =
+    (StatusCode::UNPROCESSABLE_ENTITY, "The request is not valid; `errors` lists what is wrong.");
 pub const INTERNAL: Status =
     (StatusCode::INTERNAL_SERVER_ERROR, "A mistake of the service; its log has the cause.");
 pub const UNAVAILABLE: Status =
@@ -111,8 +109,8 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => vec![header(
             "Retry-After",
-            "Seconds; only where nothing has reached the database, so that a second try cannot \
-             write twice",
+            "Seconds; only where a second try cannot write twice: nothing has reached the database, \
+             or the request has an `Idempotency-Key`",
             u32::schema_ref(),
         )],
         StatusCode::CONFLICT => {

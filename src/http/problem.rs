@@ -47,7 +47,8 @@ pub struct Problem {
 #[derive(Clone, Debug, Object, Serialize)]
 #[oai(read_only_all)]
 pub struct Invalid {
-    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`.
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`,
+    /// `#/query/NAME`, `#/header/NAME`.
     pub pointer: String,
     /// What is wrong there.
     pub detail: String,
@@ -81,14 +82,18 @@ impl Problem {
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// A 503. A client is told to try again only if nothing has reached the database: the answer
-    /// to an insert may be lost, but not the insert.
+    /// A 503. A client is told to try again only if that cannot write twice: the answer to an insert may
+    /// be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-        match request::statement_noted() {
-            true => problem,
-            false => problem.with_header("retry-after", "1"),
+        match request::may_be_repeated() {
+            true => Self::retry_later(detail),
+            false => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
         }
+    }
+
+    /// A 503 to a request that may be sent again, whatever has reached the database.
+    pub fn retry_later(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header("retry-after", "1")
     }
 
     /// A 415, with the header that says what is supported instead (RFC 9110, section 15.5.16).
@@ -98,11 +103,6 @@ impl Problem {
     ) -> Self {
         let (name, value) = *supported;
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_header(name, value)
-    }
-
-    /// The status, in digits.
-    pub fn status_text(&self) -> String {
-        self.status.to_string()
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -182,6 +182,10 @@ impl ResponseError for Problem {
 
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
+        if database::is_missing_index(&error) {
+            // Refused before anything was written.
+            return Self::retry_later("an index that this needs is not there yet");
+        }
         let reason = database::reason(&error);
         if database::is_unavailable(&error) {
             tracing::warn!("database: {reason}");

@@ -1,48 +1,98 @@
 //! The paths of the API, and which of them a request is about.
 
-use std::ops::Range;
+use std::collections::BTreeSet;
 
 use poem::{
     Response,
     http::{HeaderValue, StatusCode, header},
 };
+use serde_json::Value;
+
+use crate::http::terms::Terms;
 
 /// A path of the API such as `/users/{id}`.
 pub struct Route {
     pub template: String,
-    /// Where the parameter is, braces included; no path has two.
-    parameter: Option<Range<usize>>,
+    /// Where the first parameter begins.
+    literal: usize,
+    /// Its methods, as the header `Allow` lists them.
     pub allow: HeaderValue,
+    /// The headers that its operations look at, as a preflight's answer lists them.
+    pub request_headers: HeaderValue,
     /// Whether it is there for everybody, whatever the API asks of its callers.
     pub is_open: bool,
     /// Whether it may be asked for however often.
     pub is_unlimited: bool,
 }
 
-pub struct Routes(Vec<Route>);
-
-impl Routes {
-    /// `paths` holds each path with its methods, as the header `Allow` lists them; `open` those that
-    /// are there for everybody, and `unlimited` those that may be asked for however often.
-    pub fn new(paths: Vec<(String, String)>, open: &[String], unlimited: &[String]) -> Self {
-        let routes = paths.into_iter().map(|(template, allow)| Route {
-            parameter: template.find('{').zip(template.find('}')).map(|(from, to)| from..to + 1),
-            allow: allow.parse().expect("names of methods"),
-            is_open: open.contains(&template),
-            is_unlimited: unlimited.contains(&template),
-            template,
-        });
-        Self(routes.collect())
+impl Route {
+    fn new(template: &str, methods: &str, request_headers: &str) -> Self {
+        Self {
+            literal: template.find('{').unwrap_or(template.len()),
+            template: template.to_owned(),
+            allow: methods.parse().expect("names of methods"),
+            request_headers: request_headers.parse().expect("names of headers"),
+            is_open: true,
+            is_unlimited: false,
+        }
     }
 
+    /// A path that everybody may read, and that is only read.
+    pub fn page(template: &str) -> Self {
+        Self::new(template, "GET, HEAD", "if-none-match, x-request-id")
+    }
+
+    /// Each path of an OpenAPI document.
+    pub fn of_document(document: &str, terms: &Terms) -> Vec<Self> {
+        let document: Value = serde_json::from_str(document).expect("made by poem-openapi");
+        let paths = document["paths"].as_object().expect("an object");
+        let route = |(path, operations): (&String, &Value)| {
+            let is_unlimited = terms.is_open(path);
+            let is_open = is_unlimited || terms.security.is_none();
+            Self { is_unlimited, ..Self::of_operations(path, operations, is_open) }
+        };
+        paths.iter().map(route).collect()
+    }
+
+    fn of_operations(path: &str, operations: &Value, is_open: bool) -> Self {
+        let mut methods = Vec::new();
+        let mut headers = BTreeSet::from(["x-request-id".to_owned()]);
+        if !is_open {
+            headers.insert("authorization".to_owned());
+        }
+        for (method, operation) in operations.as_object().expect("an object") {
+            methods.push(method.to_uppercase());
+            if !operation["requestBody"].is_null() {
+                headers.insert("content-type".to_owned());
+            }
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if parameter["in"] == "header" {
+                    let name = parameter["name"].as_str().expect("a text");
+                    headers.insert(name.to_lowercase());
+                }
+            }
+        }
+        let methods = methods.join(", ").replace("GET", "GET, HEAD");
+        let headers: Vec<String> = headers.into_iter().collect();
+        Self { is_open, ..Self::new(path, &methods, &headers.join(", ")) }
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let (literal, parameters) = self.template.split_at(self.literal);
+        let Some(rest) = path.strip_prefix(literal) else { return false };
+        let mut segments = rest.split('/');
+        parameters.split('/').all(|expected| match segments.next() {
+            Some(segment) if expected.starts_with('{') => !segment.is_empty(),
+            segment => segment == Some(expected),
+        }) && segments.next().is_none()
+    }
+}
+
+pub struct Routes(pub Vec<Route>);
+
+impl Routes {
     pub fn find(&self, path: &str) -> Option<&Route> {
-        self.0.iter().find(|route| match &route.parameter {
-            None => path == route.template,
-            Some(place) => path
-                .strip_prefix(&route.template[..place.start])
-                .and_then(|rest| rest.strip_suffix(&route.template[place.end..]))
-                .is_some_and(|value| !value.is_empty() && !value.contains('/')),
-        })
+        self.0.iter().find(|route| route.matches(path))
     }
 
     /// The route that `/users/` leads to, which is `/users`.

@@ -10,7 +10,7 @@ use crate::{
     http::problem::{CONTENT_TYPE, Problem},
 };
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Terms {
     /// The paths that are there for everybody, and however often.
     pub open: Vec<String>,
@@ -32,6 +32,10 @@ const TOO_MANY: (StatusCode, &str) =
     (StatusCode::TOO_MANY_REQUESTS, "Too many requests from this address, or of this subject.");
 
 impl Terms {
+    pub fn is_open(&self, path: &str) -> bool {
+        self.open.iter().any(|open| open == path)
+    }
+
     /// Adds the scheme, and to each operation that is not open how it is used and what comes of it.
     pub fn add_to(&self, document: &mut Value) {
         if let Some(Security { issuer, .. }) = &self.security {
@@ -45,7 +49,7 @@ impl Terms {
         let Some(paths) = document["paths"].as_mapping_mut() else { return };
         let guarded = paths
             .iter_mut()
-            .filter(|(path, _)| !self.open.iter().any(|open| path.as_str() == Some(open)));
+            .filter(|(path, _)| !path.as_str().is_some_and(|path| self.is_open(path)));
         for (_, operations) in guarded {
             for (method, operation) in operations.as_mapping_mut().into_iter().flatten() {
                 self.add_to_operation(operation, method != "get");

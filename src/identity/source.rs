@@ -20,13 +20,11 @@ use tokio::{
 };
 
 use crate::identity::{
-    fetch::{Client, MAX_BYTES},
+    fetch::{Client, MAX_BYTES, TIMEOUT},
     keys::Keys,
     refusal::Refusal,
 };
 
-/// Longest time for the discovery document and the keys together.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the issuer is called when nothing calls for it, and how often the file is looked at.
 const REFRESH: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(10);
@@ -127,7 +125,8 @@ impl Source {
     pub async fn refresh(&self) -> Result<(), String> {
         self.asked().begun += 1;
         let read = timeout(TIMEOUT, self.origin.read()).await;
-        let read = read.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
+        let read =
+            read.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
         let known = self.state.borrow().keys.clone();
         let keys = read.and_then(|text| match known.are_from(&text) {
             true => Ok(known),
@@ -207,7 +206,7 @@ impl Origin {
     /// A JWK Set.
     async fn read(&self) -> Result<Vec<u8>, String> {
         match self {
-            Self::Issuer(client, issuer) => client.keys(issuer).await,
+            Self::Issuer(client, issuer) => client.keys(issuer).await.map(Vec::from),
             Self::File(path) => {
                 let own = path.clone();
                 match spawn_blocking(move || read_file(&own)).await.expect("no panic") {

@@ -14,6 +14,12 @@ impl Kind for ReadFailure {
     const STATUSES: &[Status] = &[NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
 }
 
+/// Reading a list.
+pub struct ListFailure;
+impl Kind for ListFailure {
+    const STATUSES: &[Status] = &[INVALID, INTERNAL, UNAVAILABLE];
+}
+
 /// Writing what stands alone.
 pub struct WriteFailure;
 impl Kind for WriteFailure {

@@ -2,45 +2,61 @@
 
 use std::sync::Arc;
 
+use migration::POSTS_OF_USER;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, Set, SqlErr,
-    sea_query::{Expr, InsertStatement, Query},
+    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Set, SqlErr,
+    sea_query::{Expr, Func},
 };
 use serde::Serialize;
 
 use crate::{
     app::App,
-    clock::{self, Time},
+    clock::Time,
+    database::insert::Inserted,
     http::{
         authorization::{Caller, not_own},
+        cache::{Fresh, Key},
+        conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
+        list::{Limit, Listed, Page},
         operation::{Created, Failure},
         problem::Problem,
+        query::Query,
+        text::Text,
     },
     id::Id,
-    identity,
-    request::{note_user, to_the_end},
+    request::note_user,
     wiki::{
-        failure::{ReadFailure, WriteForUserFailure},
+        failure::{ListFailure, ReadFailure, WriteForUserFailure},
+        search::{self, Search},
         subjects, users,
     },
 };
 
 pub mod entity {
+    use poem_openapi::Object;
     use sea_orm::entity::prelude::*;
+    use serde::Serialize;
 
-    use crate::clock::Time;
+    use crate::{clock::Time, id::Id};
 
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    /// A post.
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, Object, Serialize)]
+    #[oai(rename = "Post", example, read_only_all)]
     #[sea_orm(table_name = "posts")]
     pub struct Model {
+        /// The number that the post goes by.
         #[sea_orm(primary_key)]
-        pub post_id: i64,
+        pub post_id: Id,
+        /// The text, as it was sent.
         pub content: String,
-        pub user_id: i64,
+        /// The id of the user who wrote it.
+        pub user_id: Id,
+        /// When the post was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
     }
 
@@ -50,20 +66,7 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A post.
-#[derive(Object, Serialize)]
-#[oai(example, read_only_all)]
-struct Post {
-    /// The number that the post goes by.
-    post_id: Id,
-    /// The text, as it was sent.
-    content: String,
-    /// The id of the user who wrote it.
-    user_id: Id,
-    /// When the post was created: UTC, without a zone, to the microsecond.
-    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
-    created_time: String,
-}
+use entity::{ActiveModel, Column, Entity, Model as Post};
 
 impl Example for Post {
     fn example() -> Self {
@@ -71,47 +74,51 @@ impl Example for Post {
             post_id: Id(1),
             content: "This is my first post!".into(),
             user_id: Id(1),
-            created_time: clock::EXAMPLE.into(),
+            created_time: Time::example(),
         }
     }
 }
 
-impl From<entity::Model> for Post {
-    fn from(post: entity::Model) -> Self {
-        Self {
-            post_id: Id(post.post_id),
-            content: post.content,
-            user_id: Id(post.user_id),
-            created_time: post.created_time.format(),
-        }
-    }
+/// A post in a list.
+#[derive(DerivePartialModel, Object, Serialize)]
+#[oai(rename = "ListedPost", read_only_all)]
+#[sea_orm(entity = "Entity")]
+struct Entry {
+    /// The number that the post goes by.
+    post_id: Id,
+    /// The first 200 characters of the text.
+    #[sea_orm(from_expr = "excerpt()")]
+    excerpt: String,
+    /// The id of the user who wrote it.
+    user_id: Id,
+    /// When the post was created: UTC, without a zone, to the microsecond.
+    created_time: Time,
+}
+
+/// Cut by the database: whole, a hundred of them could be 40 MB.
+fn excerpt() -> Expr {
+    Func::cust("substr").arg(Column::Content.into_expr()).arg(1).arg(200).into()
 }
 
 /// A post to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewPost {
     /// The id of the user who writes it.
     user_id: Id,
     /// 1 to 100,000 characters, not all of them white space, none of them NUL. Kept as it is sent.
-    #[oai(validator(
-        min_length = 1,
-        max_length = 100000,
-        pattern = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
-                   \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$"
-    ))]
-    content: String,
+    content: Text<100_000>,
 }
 
 impl Example for NewPost {
     fn example() -> Self {
-        NewPost { user_id: Id(1), content: "This is my first post!".into() }
+        NewPost { user_id: Id(1), content: Text("This is my first post!".into()) }
     }
 }
 
 impl FromFields for NewPost {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        let (user_id, content) = (fields.id("user_id"), fields.text("content", 100_000));
+        let (user_id, content) = (fields.id("user_id"), fields.text("content"));
         Some(Self { user_id: user_id?, content: content? })
     }
 }
@@ -133,10 +140,93 @@ impl Posts {
         let help = "Posts created since the start";
         Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
     }
+
+    async fn search(&self, page: &Page, words: &Search) -> Result<Vec<Entry>, Problem> {
+        let database = search::database(&self.app)?;
+        let posts = words.of(page, Entity::find(), Column::PostId, database.get_database_backend());
+        posts.into_partial_model().all(database).await.map_err(search::problem)
+    }
+
+    /// What is done once a post is inserted.
+    fn inserted(&self) -> impl FnOnce(&Post) + use<> {
+        let Self { app, created } = self.clone();
+        move |post| {
+            created.inc();
+            app.cache.forget(&key(post.post_id));
+        }
+    }
+}
+
+fn key(post: Id) -> Key {
+    ("posts", post)
+}
+
+async fn find(app: &App, id: Id) -> Result<Post, Problem> {
+    let post = Entity::find_by_id(id).one(app.database()?).await?;
+    post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
 }
 
 #[OpenApi(tag = "Tag::Posts")]
 impl Posts {
+    /// List posts
+    ///
+    /// The newest first.
+    #[oai(path = "/posts", method = "get", operation_id = "list_posts")]
+    async fn list(
+        &self,
+        /// How many posts at most.
+        limit: Query<Limit>,
+        /// Only posts with a lower id.
+        before: Query<Id>,
+        /// Only posts that have all of these words, in any order and case: 1 to 1,000 characters with at
+        /// least one word, which is a run of letters and digits. Where `SEARCH=true` is set.
+        q: Query<Search>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<Entry>, Failure<ListFailure>> {
+        let page = Page::new(limit, before);
+        let (page, posts) = match q.0 {
+            Some(words) => {
+                let posts = self.search(&page, &words).await?;
+                (page.keeping("q", words), posts)
+            }
+            None => {
+                let posts = page.of(Entity::find(), Column::PostId);
+                let posts = posts.into_partial_model().all(self.app.database()?).await?;
+                (page, posts)
+            }
+        };
+        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+    }
+
+    /// List a user's posts
+    ///
+    /// The newest first.
+    #[oai(path = "/users/:id/posts", method = "get", operation_id = "list_posts_of_user")]
+    async fn list_of_user(
+        &self,
+        /// The user's id.
+        id: Path<Id>,
+        /// How many posts at most.
+        limit: Query<Limit>,
+        /// Only posts with a lower id.
+        before: Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
+        let page = Page::new(limit, before);
+        let posts = Entity::find().filter(Column::UserId.eq(id.0));
+        let posts = page.of(posts, Column::PostId).into_partial_model();
+        let database = self.app.database_with(&POSTS_OF_USER)?;
+        let posts: Vec<Entry> = posts.all(database).await?;
+        if posts.is_empty() {
+            users::find(&self.app, id.0).await?;
+        }
+        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+    }
+
     /// Create a post
     ///
     /// The user must exist.
@@ -144,45 +234,45 @@ impl Posts {
     async fn create(
         &self,
         caller: Caller,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
+        let once = key.once(caller.0.as_deref(), &new.0, &[Column::UserId, Column::Content]);
         let NewPost { user_id, content } = new.0;
-        // An admin may write for all.
-        if let Some(caller) = caller.0.filter(|caller| !caller.is_admin) {
-            let Self { app, created } = self.clone();
-            let post = to_the_end(async move {
-                let insert = insert_own(&caller, user_id, content);
-                let post = app.database()?.query_one(&insert).await?.ok_or_else(|| {
-                    not_own(format!("user {} is not yours to write as", user_id.0))
-                })?;
-                created.inc();
-                note_user(user_id.0);
-                Ok::<_, Problem>(entity::Model::from_query_result(&post, "")?)
-            })
-            .await?;
-            return Ok(Created::at(format!("posts/{}", post.post_id), post.into()));
-        }
-        let post = entity::ActiveModel {
+        let post = ActiveModel {
             post_id: NotSet,
-            content: Set(content),
-            user_id: Set(user_id.0),
+            content: Set(content.0),
+            user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let Self { app, created } = self.clone();
-        let post = to_the_end(async move {
-            let inserted = entity::Entity::insert(post).exec_with_returning(app.database()?).await;
-            let post = inserted.map_err(|error| match error.sql_err() {
-                // The key is the check: looking first would cost a round trip, and still race.
-                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                    Problem::not_found(format!("there is no user {} to write the post", user_id.0))
+        let database = self.app.database()?;
+        // An admin may write for all.
+        if let Some(caller) = caller.0.filter(|caller| !caller.is_admin) {
+            let terms = subjects::writes_as(&caller, user_id);
+            let post = match database.insert_on(terms, post, once, self.inserted()).await? {
+                Inserted::Row(post) => post,
+                Inserted::KeyUsed => return Err(IdempotencyKey::used().into()),
+                Inserted::Nothing => {
+                    return Err(not_own(format!("user {user_id} is not yours to write as")).into());
                 }
-                _ => error.into(),
-            })?;
-            created.inc();
-            Ok::<_, Problem>(post)
-        })
-        .await?;
-        Ok(Created::at(format!("posts/{}", post.post_id), post.into()))
+            };
+            note_user(user_id.0);
+            return Ok(Created::at(format!("posts/{}", post.post_id), &post));
+        }
+        let inserted = database.insert(post, once, self.inserted()).await;
+        let post = inserted.map_err(|error: DbErr| match error.sql_err() {
+            // The key is the check: looking first would cost a round trip, and still race.
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                Problem::not_found(format!("there is no user {user_id} to write the post"))
+            }
+            _ => error.into(),
+        })?;
+        let post = post.ok_or_else(IdempotencyKey::used)?;
+        Ok(Created::at(format!("posts/{}", post.post_id), &post))
     }
 
     /// Read a post
@@ -193,30 +283,18 @@ impl Posts {
         &self,
         /// The post's id.
         id: Path<Id>,
-    ) -> Result<Json<Post>, Failure<ReadFailure>> {
-        let post = entity::Entity::find_by_id(id.0.0).one(self.app.database()?).await?;
-        let post =
-            post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0.0)))?;
-        Ok(Json(post.into()))
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
+    ) -> Result<Found<Post>, Failure<ReadFailure>> {
+        let read = async {
+            let post = find(&self.app, id.0).await?;
+            let etag = conditional::strong(post.created_time);
+            Ok((post, etag))
+        };
+        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
-}
-
-/// Inserts nothing if the user is not the caller's: looking first would cost a round trip, and race.
-fn insert_own(caller: &identity::Caller, user: Id, content: String) -> InsertStatement {
-    use entity::Column::{Content, CreatedTime, PostId, UserId};
-    let own = Query::select()
-        .expr(Expr::val(content))
-        .column(users::entity::Column::Id)
-        .expr(Expr::val(Time::now()))
-        .from(users::entity::Entity)
-        .and_where(users::entity::Column::Id.eq(user.0))
-        .cond_where(subjects::is_of(&caller.issuer, &caller.subject))
-        .to_owned();
-    Query::insert()
-        .into_table(entity::Entity)
-        .columns([Content, UserId, CreatedTime])
-        .select_from(own)
-        .expect("as many values as columns")
-        .returning(Query::returning().columns([PostId, Content, UserId, CreatedTime]))
-        .to_owned()
 }

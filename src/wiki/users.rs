@@ -9,28 +9,40 @@ use serde::Serialize;
 
 use crate::{
     app::App,
-    clock::{self, Time},
+    clock::Time,
     http::{
+        cache::{Fresh, Key},
+        conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
+        list::{Limit, Listed, Page},
         operation::{Created, Failure},
         problem::Problem,
+        query::Query,
+        text::Text,
     },
     id::Id,
-    request::to_the_end,
-    wiki::failure::{ReadFailure, WriteFailure},
+    wiki::failure::{ListFailure, ReadFailure, WriteFailure},
 };
 
 pub mod entity {
+    use poem_openapi::Object;
     use sea_orm::entity::prelude::*;
+    use serde::Serialize;
 
-    use crate::clock::Time;
+    use crate::{clock::Time, id::Id};
 
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    /// A user.
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, Object, Serialize)]
+    #[oai(rename = "User", example, read_only_all)]
     #[sea_orm(table_name = "users")]
     pub struct Model {
+        /// The number that the user goes by.
         #[sea_orm(primary_key)]
-        pub id: i64,
+        pub id: Id,
+        /// The name, as it was sent.
         pub name: String,
+        /// When the user was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
     }
 
@@ -40,55 +52,31 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A user.
-#[derive(Object, Serialize)]
-#[oai(example, read_only_all)]
-pub struct User {
-    /// The number that the user goes by.
-    id: Id,
-    /// The name, as it was sent.
-    name: String,
-    /// When the user was created: UTC, without a zone, to the microsecond.
-    #[oai(validator(pattern = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))]
-    created_time: String,
-}
+pub use entity::{ActiveModel, Column, Entity, Model as User};
 
 impl Example for User {
     fn example() -> Self {
-        let created_time = clock::EXAMPLE.into();
-        User { id: Id(1), name: "John Doe".into(), created_time }
-    }
-}
-
-impl From<entity::Model> for User {
-    fn from(user: entity::Model) -> Self {
-        Self { id: Id(user.id), name: user.name, created_time: user.created_time.format() }
+        User { id: Id(1), name: "John Doe".into(), created_time: Time::example() }
     }
 }
 
 /// A user to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewUser {
     /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
-    #[oai(validator(
-        min_length = 1,
-        max_length = 200,
-        pattern = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
-                   \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$"
-    ))]
-    name: String,
+    name: Text<200>,
 }
 
 impl Example for NewUser {
     fn example() -> Self {
-        NewUser { name: "John Doe".into() }
+        NewUser { name: Text("John Doe".into()) }
     }
 }
 
 impl FromFields for NewUser {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { name: fields.text("name", 200)? })
+        Some(Self { name: fields.text("name")? })
     }
 }
 
@@ -98,47 +86,92 @@ pub enum Tag {
     Users,
 }
 
-/// Creating users while anybody may write as anybody.
+/// The users while anybody may write as anybody: a path's operations stand in one place.
 #[derive(Clone)]
-pub struct AnyUsers {
-    app: Arc<App>,
+pub struct AnyUsers(pub Creation);
+
+/// What creating users takes, whoever does it.
+#[derive(Clone)]
+pub struct Creation {
+    pub app: Arc<App>,
     created: IntCounter,
 }
 
-impl AnyUsers {
+impl Creation {
     pub fn new(app: &Arc<App>) -> Self {
-        Self { app: app.clone(), created: created(app) }
+        let help = "Users created since the start";
+        Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
     }
-}
 
-/// Counts the users that are created.
-pub fn created(app: &App) -> IntCounter {
-    app.metrics.counter("users_created_total", "Users created since the start")
+    /// What is done once a user is inserted.
+    pub fn inserted(&self) -> impl FnOnce(&User) + use<> {
+        let Self { app, created } = self.clone();
+        move |user| {
+            created.inc();
+            app.cache.forget(&key(user.id));
+        }
+    }
 }
 
 #[derive(Clone)]
 pub struct Users(pub Arc<App>);
 
+fn key(user: Id) -> Key {
+    ("users", user)
+}
+
+pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
+    let user = Entity::find_by_id(id).one(app.database()?).await?;
+    user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
+}
+
+pub async fn list(
+    app: &App,
+    page: Page,
+    if_none_match: IfNoneMatch,
+) -> Result<Listed<User>, Problem> {
+    let users = page.of(Entity::find(), Column::Id).all(app.database()?).await?;
+    Ok(page.answer(users, |user| user.id, if_none_match))
+}
+
 #[OpenApi(tag = "Tag::Users")]
 impl AnyUsers {
+    /// List users
+    ///
+    /// The newest first.
+    #[oai(path = "/users", method = "get", operation_id = "list_users")]
+    async fn list(
+        &self,
+        /// How many users at most.
+        limit: Query<Limit>,
+        /// Only users with a lower id.
+        before: Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<User>, Failure<ListFailure>> {
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
+    }
+
     /// Create a user
     ///
     /// Two users may have the same name.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
-    async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
-        let user = entity::ActiveModel {
-            id: NotSet,
-            name: Set(new.0.name),
-            created_time: Set(Time::now()),
-        };
-        let Self { app, created } = self.clone();
-        let user = to_the_end(async move {
-            let user = entity::Entity::insert(user).exec_with_returning(app.database()?).await?;
-            created.inc();
-            Ok::<_, Problem>(user)
-        })
-        .await?;
-        Ok(Created::at(format!("users/{}", user.id), user.into()))
+    async fn create(
+        &self,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
+        new: Json<NewUser>,
+    ) -> Result<Created<User>, Failure<WriteFailure>> {
+        let once = key.once(None, &new.0, &[Column::Name]);
+        let user =
+            ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
+        let user = self.0.app.database()?.insert(user, once, self.0.inserted()).await?;
+        let user = user.ok_or_else(IdempotencyKey::used)?;
+        Ok(Created::at(format!("users/{}", user.id), &user))
     }
 }
 
@@ -152,11 +185,19 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Json<User>, Failure<ReadFailure>> {
-        let user = entity::Entity::find_by_id(id.0.0).one(self.0.database()?).await?;
-        let user =
-            user.ok_or_else(|| Problem::not_found(format!("there is no user {}", id.0.0)))?;
-        Ok(Json(user.into()))
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
+    ) -> Result<Found<User>, Failure<ReadFailure>> {
+        let read = async {
+            let user = find(&self.0, id.0).await?;
+            let etag = conditional::strong(user.created_time);
+            Ok((user, etag))
+        };
+        Ok(self.0.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 
     /// Read a user, by the predecessor's path
@@ -167,7 +208,13 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Json<User>, Failure<ReadFailure>> {
-        self.read(id).await
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
+    ) -> Result<Found<User>, Failure<ReadFailure>> {
+        self.read(id, if_none_match, fresh).await
     }
 }

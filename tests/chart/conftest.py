@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from support import nix
 from support.helm import Helm, install
-from support.kube import Cluster, NewRelease, Release
+from support.kube import Cluster, NewNamespace, NewRelease, Release
 from support.nix import Nix
 
 
@@ -43,21 +44,39 @@ def chart(cluster: Cluster, flake: Nix, images: list[Path]) -> Path:
     return package
 
 
-def releases(cluster: Cluster, chart: Path, helm3: Helm) -> Iterator[NewRelease]:
-    namespaces: list[str] = []
+@pytest.fixture(scope="session")
+def new_namespace(cluster: Cluster) -> Iterator[NewNamespace]:
+    """Makes a namespace for the length of a `with`. That it is gone is waited for at the end only,
+    for all of them at once."""
+    deleted: list[str] = []
 
-    def new(namespace: str, *, host: str = "") -> Release:
-        cluster.kubectl("create", "namespace", namespace)
-        namespaces.append(namespace)
-        levels = ("enforce", "warn")
-        labels = [f"pod-security.kubernetes.io/{level}=restricted" for level in levels]
-        cluster.kubectl("label", "namespace", namespace, *labels)
-        return Release(cluster, helm3.program, namespace, chart, host=host)
+    @contextlib.contextmanager
+    def new(name: str) -> Iterator[str]:
+        cluster.kubectl("create", "namespace", name)
+        yield name
+        cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
+        deleted.append(f"namespace/{name}")
 
     yield new
-    for namespace in namespaces:
-        Release(cluster, helm3.program, namespace, chart).helm("uninstall", check=False)
-        cluster.kubectl("delete", "namespace", namespace, "--timeout=120s", check=False)
+    if deleted:
+        cluster.kubectl("wait", "--for=delete", "--timeout=120s", *deleted, check=False)
+
+
+def releases(
+    cluster: Cluster, chart: Path, helm3: Helm, new_namespace: NewNamespace
+) -> Iterator[NewRelease]:
+    with contextlib.ExitStack() as stack:
+
+        def new(namespace: str, *, host: str = "") -> Release:
+            stack.enter_context(new_namespace(namespace))
+            levels = ("enforce", "warn")
+            labels = [f"pod-security.kubernetes.io/{level}=restricted" for level in levels]
+            cluster.kubectl("label", "namespace", namespace, *labels)
+            release = Release(cluster, helm3.program, namespace, chart, host=host)
+            stack.callback(release.helm, "uninstall", check=False)
+            return release
+
+        yield new
 
 
 # Make releases, each in a namespace of its own, which are gone after the test, or after the module:

@@ -210,6 +210,12 @@ def test_the_notes_warn_where_the_controller_is_not_let_in() -> None:
     assert "let in Traefik" not in notes(nginx[0], "ingress.className=traefik-internal")
 
 
+def test_the_notes_wait_for_a_dump_and_have_no_restore_to_paste() -> None:
+    told = notes("backup.enabled=true")
+    assert "wait job/wiki-release-backup-now --for=condition=complete" in told
+    assert "create job wiki-release-restore" not in told
+
+
 def test_the_notes_tell_what_a_deletion_takes() -> None:
     told = notes("backup.enabled=true")
     selector = "app.kubernetes.io/instance=wiki-release,app.kubernetes.io/name=wiki"

@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from support import prometheus
-from support.helm import CHART, Helm
+from support.helm import CHART, Helm, install
 
 TESTS = Path(__file__).parent / "prometheus-rules.test.yml"
 
 
 @pytest.fixture(scope="module")
 def promtool() -> Path:
-    prometheus.install()
-    return prometheus.BIN / "promtool"
+    return install("promtool")
 
 
 def run(*command: str | Path) -> None:

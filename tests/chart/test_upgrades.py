@@ -1,5 +1,6 @@
 """What a cluster and a Helm make of what was there before: no image is needed for that."""
 
+import itertools
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import pytest
 from support import previous
 from support.cluster import Cluster
 from support.helm import CHART, Helm
-from support.kube import SMALL, Release, Result
+from support.kube import SMALL, NewNamespace, Release, Result
 from support.service import ROOT
 from support.wait import wait_until
 
+NUMBERS = itertools.count()
 LONG = "a-release-by-a-name-of-forty-five-letters-one"
 
 
@@ -33,10 +35,9 @@ def first_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    cluster.kubectl("create", "namespace", "wiki-upgrades")
-    yield "wiki-upgrades"
-    cluster.kubectl("delete", "namespace", "wiki-upgrades", "--timeout=120s")
+def namespace(new_namespace: NewNamespace) -> Iterator[str]:
+    with new_namespace(f"wiki-upgrades-{next(NUMBERS)}") as name:
+        yield name
 
 
 def made(release: Release) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,15 @@ IMAGES = ["wiki-postgresql:a", "wiki-service:b"]
 VERSIONS = {"wiki-cluster": "0.2.0", "docker": "29.1.0", "k3s": "1.35.5+k3s1", "postgresql": "16.9"}
 
 UNSHARE = ["unshare", "--mount", "--mount-proc", "--net", "--cgroup", "--pid", "--fork"]
+
+
+@cache
+def packed_chart() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        package = ["package", str(helm.CHART), "--destination", folder]
+        subprocess.run([helm.install("helm3"), *package], check=True, stdout=subprocess.DEVNULL)
+        (chart,) = Path(folder).glob("wiki-*.tgz")
+        return chart.read_bytes()
 
 
 class Machine:
@@ -40,13 +51,14 @@ class Machine:
         (self.share / "airgap/.cache.json").touch()
         (self.share / "values.yaml").write_text("{}")
         self.describe()
-        package = ["package", str(helm.CHART), "--destination", str(directory)]
-        subprocess.run([helm.install("helm3"), *package], check=True, stdout=subprocess.DEVNULL)
-        (chart,) = directory.glob("wiki-*.tgz")
-        chart.rename(self.share / "chart.tgz")
+        (self.share / "chart.tgz").write_bytes(packed_chart())
         for name in DOUBLES:
             (directory / "bin" / name).symlink_to(Path(__file__).parent / "double.py")
-        shutil.copy(helm.path("helm3"), directory / "real-helm")
+        # Where it lies itself, the program sees another file system.
+        try:
+            os.link(helm.path("helm3"), directory / "real-helm")
+        except OSError:
+            shutil.copy(helm.path("helm3"), directory / "real-helm")
 
     def describe(
         self, node: str = "wiki-k3s:n", images: list[str] = IMAGES, **versions: str

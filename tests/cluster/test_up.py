@@ -129,6 +129,13 @@ def test_a_new_container(commands: Commands, image: str) -> None:
     assert "start wiki-cluster" in commands.calls
 
 
+@pytest.mark.parametrize("address", ["", "0.0.0.0", "192.0.2.7"])
+def test_it_is_open_to_this_machine_alone_unless_told(commands: Commands, address: str) -> None:
+    assert commands.run("up", PUBLISH_ADDRESS=address).returncode == 0
+    (create,) = [call for call in commands.calls if call.startswith("create ")]
+    assert f"--publish {address or '127.0.0.1'}:8080:8080 " in create
+
+
 def test_again(commands: Commands, image: str) -> None:
     assert commands.run("up", CONTAINER=image).returncode == 0
     assert not any(call.startswith("create ") for call in commands.calls)

@@ -15,6 +15,7 @@ from support.kube import Cluster, Release
 from support.publication import Publication
 from support.service import ROOT
 from support.version import VERSION
+from support.wait import wait_until
 
 DEPLOY = ROOT / "deploy"
 OBJECTS = sorted(DEPLOY.glob("*/*.yaml"))
@@ -32,7 +33,14 @@ def definitions(cluster: Cluster) -> Iterator[None]:
     assert len(files) >= 5
     namespaces = ("argocd", "wiki")
     cluster.kubectl("apply", "--server-side", *files)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    # kubectl fails at once where a definition has no status yet
+    established = ("kubectl", "wait", "--for=condition=Established", "--timeout=60s", *files)
+    wait_until(
+        lambda: cluster.run(*established, check=False).returncode == 0,
+        "the definitions to be established",
+        seconds=120,
+        every=0.5,
+    )
     for name in namespaces:
         cluster.kubectl("create", "namespace", name)
     yield

@@ -141,7 +141,7 @@ def draw(seconds: list[float], courses: list[Course]) -> str:
     def panel(title: str, values: Callable[[Course], list[float]]) -> Panel:
         return Panel(title, [values(course) for course in courses])
 
-    return picture.svg(
+    return picture.lines(
         f"{CLIENTS * RATE} requests per second on each, over minutes",
         ["SQLite", "PostgreSQL"],
         seconds,

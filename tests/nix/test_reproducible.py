@@ -1,13 +1,17 @@
 """The same bytes at another time, in another folder and another store."""
 
 import hashlib
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from support.nix import REAL, Nix
+from support import helm
+from support.cache import CACHE
+from support.nix import REAL, SYSTEM, Nix
 
 ARTEFACTS = [
     "wiki-image",
@@ -47,3 +51,39 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
     finally:
         subprocess.run(["chmod", "-R", "u+w", store], check=True)
         shutil.rmtree(store)
+
+
+@pytest.mark.skipif(bool(REAL), reason="only the stand-in takes programs of the machine")
+@pytest.mark.parametrize(
+    ("image", "program"),
+    [
+        ("prometheus-image", helm.path("prometheus3")),
+        ("postgresql-image", next(CACHE.glob("postgresql-16/**/bin/postgres"), CACHE)),
+    ],
+    ids=["prometheus", "postgresql"],
+)
+def test_another_build_of_a_program_is_another_path(nix: Nix, image: str, program: Path) -> None:
+    """Or a store would keep what was made of the program before."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+        cache = Path(directory) / CACHE.name
+        folder, *below = program.relative_to(CACHE).parts
+        (cache / "stand-in").mkdir(parents=True)
+        for entry in [*CACHE.glob("*-*"), *CACHE.glob("stand-in/vendor-*")]:
+            if entry.name not in (folder, "stand-in"):
+                (cache / entry.relative_to(CACHE)).symlink_to(entry)
+        # Linked and not copied, so that they are the same ones to the minute.
+        shutil.copytree(CACHE / folder, cache / folder, symlinks=True, copy_function=os.link)
+
+        def path() -> str:
+            return nix.output(
+                *("eval", "--raw", f".#packages.{SYSTEM}.{image}.outPath"),
+                environment={"XDG_CACHE_HOME": directory},
+            )
+
+        before = path()
+        assert before == nix.evaluate(f"packages.{SYSTEM}.{image}.outPath")
+        changed = cache.joinpath(folder, *below)
+        changed.unlink()
+        changed.write_text("#!/bin/sh\n")
+        changed.chmod(0o755)
+        assert path() != before

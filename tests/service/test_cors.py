@@ -70,3 +70,19 @@ def test_a_star_lets_every_origin_in(
     assert client.options("/users", headers=PREFLIGHT).status_code in (200, 204)
     answer = client.get("/users/1", headers={"origin": ORIGIN})
     assert answer.headers["access-control-allow-origin"] in ("*", ORIGIN)
+
+
+def test_a_preflight_lists_the_headers_that_the_document_has(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    for path, item in document["paths"].items():
+        parameters = [p for o in item.values() for p in o.get("parameters", [])]
+        names = {p["name"].lower() for p in parameters if p["in"] == "header"} | {"x-request-id"}
+        names |= {"content-type"} if any("requestBody" in o for o in item.values()) else set()
+        answer = service.client.options(path.replace("{id}", "1"), headers=PREFLIGHT)
+        assert set(answer.headers["access-control-allow-headers"].split(", ")) == names, path
+
+
+def test_a_page_may_read_the_headers_of_an_answer(service: Service) -> None:
+    answer = service.client.get("/users", headers={"origin": ORIGIN})
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert set(exposed) >= {"etag", "link", "location", "retry-after", "x-request-id"}

@@ -157,7 +157,9 @@ def test_what_takes_a_token(
         answer = service.client.get(path, headers=bearer("nonsense"))
         assert answer.status_code in (200, 307), path
         assert "authorization" not in answer.headers.get("vary", ""), path
-    for path in (f"/users/{user['id']}", f"/user/{user['id']}", "/posts/1", "/nowhere", "/users/"):
+    own = f"/users/{user['id']}"
+    lists = ("/users", "/posts", f"{own}/posts")
+    for path in (own, f"/user/{user['id']}", *lists, "/posts/1", "/nowhere", "/users/"):
         mine = ada.get(path)
         assert mine.status_code in (200, 307, 404)
         assert mine.headers["cache-control"] == "private, no-cache"
@@ -170,7 +172,7 @@ def test_what_takes_a_token(
                 assert "authorization" in answer.headers["vary"]
             else:
                 assert answer.status_code == mine.status_code
-                assert "cache-control" not in answer.headers
+                assert answer.headers.get("cache-control", "no-cache") == "no-cache"
     assert "authorization" in ada.get("/users/me").headers["vary"]
     assert challenge(service.client.get("/users/me"), 401) == "Bearer"
     asked = {"origin": "https://example.org", "access-control-request-method": "POST"}
@@ -280,6 +282,7 @@ def test_the_document_says_what_holds(service: Service) -> None:
     (scheme,) = document["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     paths = document["paths"]
+    assert set(paths["/users"]) == {"get", "post"}
     assert paths["/users"]["post"]["security"] == [{"bearer": []}]
     assert {"401", "403", "409"} <= set(paths["/users"]["post"]["responses"])
     assert paths["/users/{id}"]["get"]["security"] == [{}, {"bearer": []}]

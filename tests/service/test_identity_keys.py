@@ -203,7 +203,7 @@ def hanging(_: BaseHTTPRequestHandler) -> bool:
         ({}, redirect, "302"),
         ({}, huge, "limit"),
         ({}, failing, "500"),
-        ({}, hanging, "5s"),
+        ({}, hanging, "5 s"),
     ],
 )
 def test_what_is_not_believed(

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from support.api import create_user
+from support.api import create_post, create_user, problem
 from support.databases import Database, SqliteDatabase
 from support.service import Service, StartService, environment, metrics
 from support.wait import wait_until
@@ -120,6 +120,63 @@ def test_a_client_that_never_reads_is_cut_off(
 
         wait_until(served, "the connection to be accepted")
         wait_until(lambda: not served(), "the service to give up on it", seconds=10)
+
+
+def test_answers_that_nobody_takes_do_not_fill_the_memory(
+    database: Database, start_service: StartService
+) -> None:
+    """A post and a list of posts, asked for by a thousand clients that never read."""
+    service = start_service(database, REQUEST_TIMEOUT_SECONDS=3)
+    user = create_user(service.client)["id"]
+    post = create_post(service.client, user, "😀" * 100_000)
+    for _ in range(99):
+        create_post(service.client, user, "😀" * 200)
+    process = psutil.Process(service.process.pid)
+    with contextlib.ExitStack() as clients:
+        for number in range(1000):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((service.host, service.port))
+            path = b"posts?limit=100" if number % 2 else b"posts/%d" % post["post_id"]
+            client.sendall(GET.replace(b"livez", path))
+        answered = 'http_requests_total{method="GET",route="/posts%s",status="%s"}'
+
+        def statuses() -> dict[str, float]:
+            found = metrics(service.client)
+            kinds = [(route, status) for route in ("", "/{id}") for status in ("200", "503")]
+            return {f"{r} {s}": found.get(answered % (r, s), 0) for r, s in kinds}
+
+        wait_until(lambda: sum(statuses().values()) == 1000, "all to be answered", seconds=60)
+        assert process.memory_info().rss < 160 << 20
+        assert statuses()["/{id} 503"] > 0, "400 kB each: there is no room for all of them"
+    wait_until(
+        lambda: service.client.get(f"/posts/{post['post_id']}").status_code == 200,
+        "the room to be free again",
+    )
+
+
+def test_no_room_for_an_answer_is_said_and_may_be_tried_again(
+    sqlite_database: SqliteDatabase, start_service: StartService
+) -> None:
+    service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=60)
+    user = create_user(service.client)["id"]
+    path = f"/posts/{create_post(service.client, user)['post_id']}"
+    # As an adopted one may be: more than the kernel takes for a client.
+    sqlite_database.execute("UPDATE posts SET content = printf('%.*c', 20000000, 'x')")
+    with contextlib.ExitStack() as clients:
+        for _ in range(3):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((service.host, service.port))
+            client.sendall(GET.replace(b"/livez", path.encode()))
+            assert client.recv(12) == b"HTTP/1.1 200"
+        refused = service.client.get(path)
+        assert "answers" in problem(refused, 503)["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert service.client.get(f"/users/{user}").status_code == 200
+        # What was written is told.
+        content = "x" * 100_000
+        assert create_post(service.client, user, content)["content"] == content
 
 
 def closed(client: socket.socket) -> bool:

@@ -17,10 +17,13 @@ from support.helm import go
 SNAPSHOT = Path(__file__).parent / "openapi.json"
 OPERATIONS = {
     ("POST", "/users"): {"201", "400", "408", "413", "415", "422", "500", "503"},
-    ("GET", "/user/{id}"): {"200", "404", "422", "500", "503"},
-    ("GET", "/users/{id}"): {"200", "404", "422", "500", "503"},
+    ("GET", "/users"): {"200", "304", "422", "500", "503"},
+    ("GET", "/user/{id}"): {"200", "304", "404", "422", "500", "503"},
+    ("GET", "/users/{id}"): {"200", "304", "404", "422", "500", "503"},
+    ("GET", "/users/{id}/posts"): {"200", "304", "404", "422", "500", "503"},
+    ("GET", "/posts"): {"200", "304", "422", "500", "503"},
     ("POST", "/posts"): {"201", "400", "404", "408", "413", "415", "422", "500", "503"},
-    ("GET", "/posts/{id}"): {"200", "404", "422", "500", "503"},
+    ("GET", "/posts/{id}"): {"200", "304", "404", "422", "500", "503"},
 }
 
 
@@ -177,17 +180,55 @@ class Dialects:
         return [bool(re.search(pattern, text)) for text in texts]
 
 
+# of an Idempotency-Key, or none
+KEYS = [
+    "k-1",
+    '"k-2"',
+    'a"b',
+    '"a\\"b"',
+    '"a\\\\b"',
+    "x" * 255,
+    f'"{"x" * 254}\\""',
+    "a,b;c",
+    "\\",
+] + [
+    *(
+        '"',
+        '""',
+        '"a',
+        '"a"b',
+        '"a\\b"',
+        '"a\\"',
+        "a b",
+        '"a b"',
+        "x" * 256,
+        f'"{"x" * 256}"',
+        '"a";b',
+    ),
+]
+
+
+def post_by(api: httpx.Client, key: str) -> httpx.Response:
+    return api.post("/users", json={"name": "Ada"}, headers={"Idempotency-Key": key})
+
+
 @pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True)
 def test_patterns_mean_the_same_in_every_dialect_and_here(
     api: httpx.Client, document: dict[str, Any], page: Page, tmp_path: Path
 ) -> None:
     dialects = Dialects(page, tmp_path)
     judges = (dialects.ecmascript, dialects.re2, dialects.pcre2, dialects.python)
-    patterns = set(map(json.loads, re.findall(r'"pattern": ("[^"]*")', json.dumps(document))))
+    patterns = set(
+        map(json.loads, re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(document)))
+    )
     name = request_schema(document, "/users")["properties"]["name"]["pattern"]
     content = request_schema(document, "/posts")["properties"]["content"]["pattern"]
     assert name == content
-    for pattern in patterns - {name}:
+    key = next(pattern for pattern in patterns if pattern.startswith("^([!"))
+    taken = {text: post_by(api, text).status_code == 201 for text in KEYS}
+    for judge in judges:
+        assert dict(zip(KEYS, judge(key, KEYS), strict=True)) == taken, judge.__name__
+    for pattern in patterns - {name, key}:
         example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
         for judge in judges:
             assert judge(pattern, [example, "x"]) == [True, False], f"{judge.__name__}: {pattern}"

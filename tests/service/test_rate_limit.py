@@ -53,6 +53,12 @@ def test_beyond_the_burst_a_client_waits(start_service: StartService) -> None:
     assert (found[ADDRESS], found[SUBJECT]) == (3, 0)
 
 
+def test_a_body_that_is_refused_counts(start_service: StartService) -> None:
+    service = start_service(**SLOW, MAX_BODY_BYTES=10)
+    answers = [service.client.post("/users", json={"name": "Ada"}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [413, 413, 413, 429]
+
+
 def test_what_was_taken_comes_back(start_service: StartService) -> None:
     service = start_service(RATE_LIMIT_PER_SECOND=1)
     start = time.monotonic()

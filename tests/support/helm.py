@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ MODULES = {
     "regctl": ("github.com/regclient/regclient/cmd/regctl", "v0.11.7"),
     "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
+    "yq": ("github.com/mikefarah/yq/v4", "v4.54.2"),
+    # The module's number for Prometheus 3.16.0.
+    "prometheus3": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.316.0"),
+    "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
+# Of Prometheus' ways to discover what it scrapes, the one that the chart has: those of the clouds
+# take minutes to compile.
+TAGS = "remove_all_sd,enable_kubernetes_sd"
 # What a Helm that was built without its Makefile does not know by itself.
 KUBE_VERSION = "1.34.0"
 
@@ -35,8 +43,8 @@ def go() -> str:
 
 
 def path(name: str) -> Path:
-    module, version = MODULES[name]
-    return CACHE / f"{name}-{version}" / Path(module).name
+    _, version = MODULES[name]
+    return CACHE / f"{name}-{version}" / name.rstrip("34")  # helm3 is helm
 
 
 def install(name: str) -> Path:
@@ -44,19 +52,34 @@ def install(name: str) -> Path:
     program = path(name)
     with turn(name):
         if not program.exists():
-            module, version = MODULES[name]
-            print(f"building {module}@{version}", flush=True)
-            subprocess.run(
-                ["nice", go(), "install", "-ldflags=-s -w", f"{module}@{version}"],
-                env=os.environ | {"GOBIN": str(program.parent), "CGO_ENABLED": "0"},
-                check=True,
-            )
+            build(*MODULES[name], program)
     return program
 
 
-def install_all(*names: str) -> None:
-    for name in names:
-        install(name)
+def build(module: str, version: str, program: Path) -> None:
+    print(f"building {module}@{version}", flush=True)
+    program.parent.mkdir(parents=True, exist_ok=True)
+    command = [go(), "install", "-v", "-ldflags=-s -w", f"-tags={TAGS}", f"{module}@{version}"]
+    with (
+        tempfile.TemporaryDirectory(dir=program.parent) as folder,
+        subprocess.Popen(
+            ["nice", *command],
+            env=os.environ | {"GOBIN": folder, "CGO_ENABLED": "0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as building,
+    ):
+        assert building.stderr
+        lines = []
+        for line in building.stderr:
+            lines.append(line)
+            if len(lines) % 200 == 0:
+                print(f"{program.name}: {len(lines)} packages compiled", flush=True)
+        if building.wait():
+            print(*lines[-20:], sep="")
+            raise subprocess.CalledProcessError(building.returncode, command)
+        (built,) = Path(folder).iterdir()
+        built.rename(program)
 
 
 class Helm:

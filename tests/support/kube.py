@@ -245,4 +245,5 @@ class Release:
             load.stop()
 
 
+NewNamespace = Callable[[str], contextlib.AbstractContextManager[str]]
 NewRelease = Callable[..., Release]

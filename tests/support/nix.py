@@ -8,6 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from support import helm
+from support.cache import turn
+
 ROOT = Path(__file__).parents[2]
 SYSTEM = f"{platform.machine()}-linux"
 
@@ -76,7 +79,11 @@ class Nix:
 def prepare() -> None:
     """Installs Nix and what the stand-in is made of. Where that cannot be, the tests say so."""
     if not REAL:
-        subprocess.run([ROOT / "nix/stand-in/nix", "eval", "--expr", "1"], cwd=ROOT, check=False)
+        for name in ("helm3", "prometheus3", "regctl", "yq"):
+            helm.install(name)
+        with turn("stand-in"):
+            command = [ROOT / "nix/stand-in/nix", "eval", "--expr", "1"]
+            subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
 
 
 def find() -> Nix:

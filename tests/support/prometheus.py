@@ -1,51 +1,14 @@
-"""Prometheus 3 and promtool, built from their Go module once and kept, and a server of them."""
+"""A server of Prometheus 3, and what promtool says."""
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from support.cache import CACHE, turn
+from support import helm
 from support.net import free_port
 from support.wait import wait_until
-
-VERSION = "v0.316.0"  # the module's number for Prometheus 3.16.0
-MODULE = "github.com/prometheus/prometheus/cmd"
-
-BIN = CACHE / f"prometheus-{VERSION}"
-PROGRAMS = ("prometheus", "promtool")
-
-
-def install() -> None:
-    with turn("prometheus"):
-        if not all((BIN / program).exists() for program in PROGRAMS):
-            build()
-
-
-def build() -> None:
-    compiled = 0
-    go = Path(sys.executable).parent / "go"
-    command = [go, "install", "-v", *(f"{MODULE}/{program}@{VERSION}" for program in PROGRAMS)]
-    with subprocess.Popen(
-        ["nice", *command],
-        env=os.environ | {"GOBIN": str(BIN)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as build:
-        assert build.stderr
-        for line in build.stderr:
-            if ":" in line:
-                print(line, end="", flush=True)
-                continue
-            compiled += 1
-            if compiled % 200 == 0:
-                print(f"{compiled} packages compiled", flush=True)
-    if build.returncode:
-        raise subprocess.CalledProcessError(build.returncode, command)
 
 
 class Prometheus:
@@ -62,7 +25,7 @@ class Prometheus:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    BIN / "prometheus",
+                    helm.install("prometheus3"),
                     f"--config.file={config}",
                     f"--storage.tsdb.path={directory / 'tsdb'}",
                     f"--web.listen-address=127.0.0.1:{self._port}",
@@ -99,10 +62,8 @@ class Prometheus:
 
 def check_metrics(exposition: str) -> str:
     """What promtool has to say against an exposition: nothing, if it is a good one."""
-    promtool = shutil.which("promtool", path=BIN)
-    assert promtool, f"no promtool in {BIN}: ./test.sh service builds it"
     check = subprocess.run(
-        [promtool, "check", "metrics"],
+        [helm.install("promtool"), "check", "metrics"],
         input=exposition,
         text=True,
         capture_output=True,

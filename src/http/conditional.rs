@@ -1,0 +1,100 @@
+//! Conditional requests (RFC 9110, section 13): entity tags, and what clients make of them.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use poem::{
+    Request, RequestBody, Result,
+    http::HeaderMap,
+    web::headers::{self, HeaderMapExt},
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    registry::{MetaParamIn, MetaSchemaRef},
+    types::Type,
+};
+use serde::Serialize;
+
+use crate::{clock::Time, http::json::Rendered};
+
+/// To be asked for again each time, which a 304 makes cheap.
+pub const NO_CACHE: &str = "no-cache";
+
+/// The header `If-None-Match`. One that is no list of entity tags counts as none.
+pub struct IfNoneMatch(Option<headers::IfNoneMatch>);
+
+impl IfNoneMatch {
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self(headers.typed_get())
+    }
+
+    /// Whether the client has what goes by `etag`, by the weak comparison.
+    pub fn names(&self, etag: &str) -> bool {
+        let etag = || etag.parse().expect("an entity tag");
+        self.0.as_ref().is_some_and(|tags| !tags.precondition_passes(&etag()))
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IfNoneMatch {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+
+    type ParamType = String;
+    type ParamRawType = String;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(String::schema_ref())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        _: ExtractParamOptions<String>,
+    ) -> Result<Self> {
+        Ok(Self::of(request.headers()))
+    }
+}
+
+/// The tag of what was made at `time` and is not changed after. A row of the same id that stands there
+/// after a restore was made at another time.
+pub fn strong(time: Time) -> String {
+    format!("\"{:x}\"", time.microseconds())
+}
+
+/// The tag of a list, by what it holds.
+pub fn weak<T>(body: &Rendered<T>) -> String {
+    let mut hasher = DefaultHasher::new();
+    body.bytes().hash(&mut hasher);
+    format!("W/\"{:016x}\"", hasher.finish())
+}
+
+/// One resource.
+#[derive(ApiResponse)]
+pub enum Found<T: Type + Serialize> {
+    /// It was found.
+    #[oai(status = 200)]
+    Found(
+        Rendered<T>,
+        /// Changes with the resource (RFC 9110, section 8.8.3).
+        #[oai(header = "ETag")]
+        String,
+        /// `no-cache`: to be asked for again each time, by `If-None-Match`.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
+    /// The client has it already, by what it sent in `If-None-Match`.
+    #[oai(status = 304)]
+    NotModified(#[oai(header = "ETag")] String, #[oai(header = "Cache-Control")] String),
+}
+
+impl<T: Type + Serialize> Found<T> {
+    pub fn new(body: impl Into<Rendered<T>>, etag: String, if_none_match: &IfNoneMatch) -> Self {
+        if if_none_match.names(&etag) {
+            Self::NotModified(etag, NO_CACHE.into())
+        } else {
+            Self::Found(body.into(), etag, NO_CACHE.into())
+        }
+    }
+}
