@@ -26,13 +26,15 @@ ROWS = 10_000
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def build() -> None:
-    """Builds all that is built; minutes the first time, seconds later."""
+def build(*, everything: bool = True) -> None:
+    """Builds all that is measured, or what wrk needs; minutes the first time, seconds later."""
     say("building wiki-service")
     cargo = ("cargo", "build", "--release", "--locked")
     run(*cargo, cwd=ROOT, capture_output=False)
     say("building bench/axum")
     run(*cargo, "--target-dir", TARGET, cwd=ROOT / "bench/axum", capture_output=False)
+    if not everything:
+        return
     say(f"building oha {OHA}")
     if not (TARGET / "oha/bin/oha").exists() or OHA not in run(TARGET / "oha/bin/oha", "--version"):
         install = ("cargo", "install", "oha", "--version", OHA, "--locked", "--root")

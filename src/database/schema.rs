@@ -177,8 +177,9 @@ impl Database {
             Err(error) => return Err(error),
         };
         let work = async {
-            // Whoever holds a table does not have others wait behind us.
-            transaction.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+            // Whoever holds a table, as a dump does, does not have others wait behind us for longer than
+            // their statements may take, nor us be taken for the other half of a deadlock (1 s).
+            transaction.execute_unprepared("SET LOCAL lock_timeout = '500ms'").await?;
             Migrator::apply(&transaction, &applied).await?;
             for (index, _) in &self.indexes.wanted {
                 transaction.execute_unprepared(&index.create_if_empty()).await?;

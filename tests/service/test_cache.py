@@ -148,8 +148,8 @@ def test_a_read_that_began_before_a_write_is_not_kept(
     )
     user = create_user(service.client, name="old")
     path = f"/users/{user['id']}"
-    valid = "SELECT 1 FROM pg_index WHERE indisvalid AND indexrelid = to_regclass('posts_idempotency_key')"
-    wait_until(lambda: postgres_database.execute(valid), "the last index that is built")
+    last = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('posts_idempotency_key')"
+    wait_until(lambda: postgres_database.execute(last) == [(True,)], "the last index to be built")
     postgres_database.execute(
         "CREATE FUNCTION pause() RETURNS bool LANGUAGE sql VOLATILE AS "
         "'SELECT pg_advisory_xact_lock_shared(1); SELECT true'; "

@@ -242,7 +242,7 @@ def test_a_new_key_is_one_statement(
 def test_without_the_index_only_requests_with_a_key_wait(
     postgres_database: PostgresDatabase, start_service: StartService, path: str
 ) -> None:
-    """As right after an upgrade, or the restore of an older dump: a long transaction holds it up."""
+    """As right after an upgrade, or the restore of an older dump: a transaction holds it up."""
     service = start_service(postgres_database)
     body = body_for(service.client, path)
     first = post(service.client, path, "k", **body)

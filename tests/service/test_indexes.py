@@ -113,17 +113,44 @@ def test_the_previous_version_writes_while_this_one_builds(
     assert any(f"{SEARCH} is built" in line for line in lines)
 
 
-def test_replicas_that_start_during_a_dump_build_once_and_nobody_waits(
-    before: PostgresDatabase, start_service: StartService, long: bool
-) -> None:
-    fill(before, 100_000 if long else 20_000)
+def dumping(database: PostgresDatabase) -> subprocess.Popen[bytes]:
+    """A dump that writes more than its pipe holds, and goes on when that is read."""
     command = [databases.program("pg_dump")]
-    # It writes more than the pipe holds, and goes on when that is read.
-    dump = subprocess.Popen(command, env=dumps.environment(before), stdout=subprocess.PIPE)
+    dump = subprocess.Popen(command, env=dumps.environment(database), stdout=subprocess.PIPE)
     copying = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^COPY'"
     )
-    wait_until(lambda: before.execute(copying), "the dump to copy")
+    wait_until(lambda: database.execute(copying), "the dump to copy")
+    return dump
+
+
+def test_a_schema_waits_for_a_dump_and_nobody_for_the_schema(
+    before: PostgresDatabase, start_service: StartService, previous: Path, long: bool
+) -> None:
+    """Which holds every table to its end. The previous version writes meanwhile."""
+    fill(before, 100_000 if long else 20_000)
+    old = start_service(before, version=previous)
+    with writing(old) as statuses:
+        dump = dumping(before)
+        replicas = [start_service(before, until="nothing") for _ in range(4)]
+        for replica in replicas:
+            wait_until(lambda r=replica: r.text.count("lock timeout") > 1, "tries", seconds=60)
+        assert dump.communicate(timeout=60)[0]
+        assert dump.returncode == 0
+        for replica in replicas:
+            replica.wait_until_ready()
+        wait_until_valid(before)
+    assert set(statuses) == {201}
+    assert "deadlock" not in "".join(replica.text for replica in replicas)
+
+
+def test_replicas_that_start_during_a_dump_build_once_and_nobody_waits(
+    before: PostgresDatabase, start_service: StartService, program: Path, long: bool
+) -> None:
+    fill(before, 100_000 if long else 20_000)
+    migrate(program, before)
+    before.execute(f"DROP INDEX {INDEX}")
+    dump = dumping(before)
     replicas = [start_service(before, until="nothing") for _ in range(4)]
     for replica in replicas:
         replica.wait_until_ready()

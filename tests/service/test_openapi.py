@@ -180,32 +180,9 @@ class Dialects:
         return [bool(re.search(pattern, text)) for text in texts]
 
 
-# of an Idempotency-Key, or none
-KEYS = [
-    "k-1",
-    '"k-2"',
-    'a"b',
-    '"a\\"b"',
-    '"a\\\\b"',
-    "x" * 255,
-    f'"{"x" * 254}\\""',
-    "a,b;c",
-    "\\",
-] + [
-    *(
-        '"',
-        '""',
-        '"a',
-        '"a"b',
-        '"a\\b"',
-        '"a\\"',
-        "a b",
-        '"a b"',
-        "x" * 256,
-        f'"{"x" * 256}"',
-        '"a";b',
-    ),
-]
+# of an Idempotency-Key
+KEYS = ["k-1", '"k-2"', 'a"b', '"a\\"b"', '"a\\\\b"', "x" * 255, f'"{"x" * 254}\\""', "a,b;c", "\\"]
+NO_KEYS = ['"', '""', '"a', '"a"b', '"a\\b"', '"a\\"', "a b", '"a b"', "x" * 256, f'"{"x" * 256}"']
 
 
 def post_by(api: httpx.Client, key: str) -> httpx.Response:
@@ -225,9 +202,11 @@ def test_patterns_mean_the_same_in_every_dialect_and_here(
     content = request_schema(document, "/posts")["properties"]["content"]["pattern"]
     assert name == content
     key = next(pattern for pattern in patterns if pattern.startswith("^([!"))
-    taken = {text: post_by(api, text).status_code == 201 for text in KEYS}
+    assert {post_by(api, text).status_code for text in KEYS} == {201}
+    assert {post_by(api, text).status_code for text in NO_KEYS} == {422}
     for judge in judges:
-        assert dict(zip(KEYS, judge(key, KEYS), strict=True)) == taken, judge.__name__
+        judged = judge(key, KEYS + NO_KEYS)
+        assert judged == [True] * len(KEYS) + [False] * len(NO_KEYS), judge.__name__
     for pattern in patterns - {name, key}:
         example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
         for judge in judges:
