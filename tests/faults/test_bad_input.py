@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from support.api import create_user
 from support.databases import Database, SqliteDatabase
 from support.figures import Figures
-from support.service import Service, StartService, requests_seen
+from support.service import ROOT, Service, StartService, requests_seen
 
 JSON = {"content-type": "application/json"}
 # What allocators keep for themselves is less; a leak of 300 bytes per request is more.
@@ -380,6 +381,11 @@ def test_schemathesis_finds_nothing(
                 "--no-color",
             ],
             cwd=tmp_path,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT / "tests"),
+                "SCHEMATHESIS_HOOKS": "support.schemathesis_hooks",
+            },
             capture_output=True,
             text=True,
             check=False,
