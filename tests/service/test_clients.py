@@ -73,6 +73,9 @@ def test_spring(document: Path, tmp_path: Path) -> None:
     assert set(re.findall(r"@(?:Decimal)?M(?:ax|in)\([^)]*\)", text)) == {
         "@Min(value = 0L)",
         f"@Max(value = {2**63 - 1}L)",
+        # A page's limit.
+        "@Min(value = 1)",
+        "@Max(value = 100)",
     }
     pattern = re.search(
         r'regexp = "(\^\[[^"]*)"', (tmp_path.rglob("NewUser.java").__next__()).read_text()
