@@ -61,6 +61,14 @@ def before(postgres_database: PostgresDatabase, previous: Path) -> PostgresDatab
     return postgres_database
 
 
+@pytest.fixture
+def unindexed(postgres_database: PostgresDatabase, program: Path) -> PostgresDatabase:
+    """As the previous version leaves it, but for the schema: that waits for who holds a table."""
+    migrate(program, postgres_database)
+    postgres_database.execute(f"DROP INDEX {INDEX}")
+    return postgres_database
+
+
 @contextlib.contextmanager
 def held(database: PostgresDatabase) -> Iterator[psycopg.Connection]:
     """While a transaction is open that has seen the posts, as that of a dump: no build ends."""
@@ -145,26 +153,24 @@ def test_a_schema_waits_for_a_dump_and_nobody_for_the_schema(
 
 
 def test_replicas_that_start_during_a_dump_build_once_and_nobody_waits(
-    before: PostgresDatabase, start_service: StartService, program: Path, long: bool
+    unindexed: PostgresDatabase, start_service: StartService, long: bool
 ) -> None:
-    fill(before, 100_000 if long else 20_000)
-    migrate(program, before)
-    before.execute(f"DROP INDEX {INDEX}")
-    dump = dumping(before)
-    replicas = [start_service(before, until="nothing") for _ in range(4)]
+    fill(unindexed, 100_000 if long else 20_000)
+    dump = dumping(unindexed)
+    replicas = [start_service(unindexed, until="nothing") for _ in range(4)]
     for replica in replicas:
         replica.wait_until_ready()
-    wait_until_held(before)
+    wait_until_held(unindexed)
     for replica in replicas:
         create_post(replica.client, 1)
         answer = replica.client.get("/users/1/posts")
         assert INDEX in problem(answer, 503)["detail"]
         assert answer.headers["retry-after"] == "1"
         assert replica.client.get("/posts").status_code == 200
-    assert not is_valid(before)
+    assert not is_valid(unindexed)
     assert dump.communicate(timeout=60)[0]
     assert dump.returncode == 0
-    wait_until_valid(before)
+    wait_until_valid(unindexed)
     for replica in replicas:
         wait_until_served(replica)
     text = "".join(replica.text for replica in replicas)
@@ -188,48 +194,48 @@ def test_what_a_cancelled_build_has_left_is_built_anew(
 
 
 def test_a_build_that_is_ended_by_somebody_is_begun_again(
-    before: PostgresDatabase, start_service: StartService
+    unindexed: PostgresDatabase, start_service: StartService
 ) -> None:
-    with held(before):
-        service = start_service(before)
-        wait_until_held(before)
-        before.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
+    with held(unindexed):
+        service = start_service(unindexed)
+        wait_until_held(unindexed)
+        unindexed.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
         wait_until(lambda: "an index is not there yet" in service.text, "a warning")
-    wait_until_valid(before)
+    wait_until_valid(unindexed)
 
 
 def test_a_stop_does_not_wait_for_a_build_and_its_successor_takes_over(
-    before: PostgresDatabase, start_service: StartService
+    unindexed: PostgresDatabase, start_service: StartService
 ) -> None:
-    with held(before):
-        first = start_service(before)
-        wait_until_held(before)
+    with held(unindexed):
+        first = start_service(unindexed)
+        wait_until_held(unindexed)
         assert first.terminate(seconds=5) == 0
-        second = start_service(before)
+        second = start_service(unindexed)
         create_user(second.client)
-        wait_until_held(before)
+        wait_until_held(unindexed)
         second.kill()
-        third = start_service(before)
+        third = start_service(unindexed)
         create_user(third.client)
-    wait_until_valid(before)
+    wait_until_valid(unindexed)
     assert "deadlock" not in third.text
 
 
 def test_a_user_who_may_not_build_says_once_what_to_run(
-    before: PostgresDatabase, start_service: StartService, program: Path
+    unindexed: PostgresDatabase, start_service: StartService, program: Path
 ) -> None:
-    role = f"{before.name}_api"
-    before.execute(
+    role = f"{unindexed.name}_api"
+    unindexed.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'; "
         f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {role}"
     )
-    url = before.environment["DATABASE_URL"].replace(f"//{USER}@", f"//{role}@")
-    service = start_service(before, DATABASE_URL=url)
+    url = unindexed.environment["DATABASE_URL"].replace(f"//{USER}@", f"//{role}@")
+    service = start_service(unindexed, DATABASE_URL=url)
     wait_until(lambda: "wiki-service migrate" in service.text, "a line that says what to run")
     create_user(service.client)
     problem(service.client.get("/users/1/posts"), 503)
-    migrate(program, before)
-    assert is_valid(before)
+    migrate(program, unindexed)
+    assert is_valid(unindexed)
     wait_until_served(service)
     assert service.text.count("wiki-service migrate") == 1
 
@@ -247,10 +253,11 @@ def test_migrate_builds_before_it_ends(
 
 
 def test_a_build_is_begun_again_on_a_server_that_comes_back(
-    own_postgres: Postgres, previous: Path, start_service: StartService
+    own_postgres: Postgres, program: Path, start_service: StartService
 ) -> None:
     database = own_postgres.create_database()
-    start_service(database, version=previous).kill()
+    migrate(program, database)
+    database.execute(f"DROP INDEX {INDEX}")
     fill(database, 10)
     with contextlib.suppress(psycopg.OperationalError), held(database):
         service = start_service(database)

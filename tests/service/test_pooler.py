@@ -158,7 +158,7 @@ def test_an_index_is_built_behind_a_pooler_too(
         served = lambda one=replica: one.client.get("/users/1/posts").status_code == 200  # noqa: E731
         wait_until(served, "what needs the index")
     text = "".join(replica.text for replica in replicas)
-    assert text.count("is being built") == 1
+    assert text.count("posts_user_id_post_id is being built") == 1
     if pooler.mode == "transaction":
         assert_nothing_is_left(pooler, postgres_database)
     assert postgres_database.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
