@@ -58,18 +58,18 @@ SQL = {
 }
 
 
-def lua(case: str, rows: int) -> str:
+def lua(case: str, rows: int, headers: str) -> str:
     """What wrk sends: whole requests, put together with as little work as can be."""
     choices = []
     # All ids have as many digits as the largest, so that the length of a body is known.
     last = rows - 1
     for (method, path, body), share in CASES[case].items():
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
         if body:
             length = len(body.replace("#", str(last)))
             head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
         text = json.dumps(f"{head}\r\n{body}").replace("\\/", "/")
-        parts = text.replace("#", '" .. id() .. "')
+        parts = text.replace("#", '" .. id() .. "').replace("@", '" .. unique() .. "')
         choices.append((share, parts))
     lines, below = [], 0
     for share, parts in choices:
@@ -78,6 +78,8 @@ def lua(case: str, rows: int) -> str:
     lines = "\n".join(lines)
     return f"""
 local function id() return math.random({10 ** (len(str(last)) - 1)}, {last}) end
+local count = 0
+local function unique() count = count + 1 return "{time.time_ns()}-" .. count end
 function init() math.randomseed({os.getpid()}) end
 function request()
   local n = math.random(100)
@@ -106,12 +108,14 @@ def wrk(
     *,
     connections: int = 64,
     rows: int = ROWS,
+    headers: str = "",
     refusals: bool = False,
 ) -> Load:
     """Closed loop: as many requests at a time as there are connections. Ends it all unless every
-    answer is a success, or may be one of the `refusals` of a service that has too much to do."""
+    answer is a success, or may be one of the `refusals` of a service that has too much to do.
+    `headers` are lines, in which `@` is a text that is never sent again."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(lua(case, rows))
+        script.write(lua(case, rows, headers))
         script.flush()
         before, used = server.cpu_seconds(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(

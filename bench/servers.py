@@ -26,13 +26,15 @@ ROWS = 10_000
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def build() -> None:
-    """Builds all that is built; minutes the first time, seconds later."""
+def build(*, everything: bool = True) -> None:
+    """Builds all that is measured, or what wrk needs; minutes the first time, seconds later."""
     say("building wiki-service")
     cargo = ("cargo", "build", "--release", "--locked")
     run(*cargo, cwd=ROOT, capture_output=False)
     say("building bench/axum")
     run(*cargo, "--target-dir", TARGET, cwd=ROOT / "bench/axum", capture_output=False)
+    if not everything:
+        return
     say(f"building oha {OHA}")
     if not (TARGET / "oha/bin/oha").exists() or OHA not in run(TARGET / "oha/bin/oha", "--version"):
         install = ("cargo", "install", "oha", "--version", OHA, "--locked", "--root")
@@ -135,7 +137,7 @@ def on_disk(name: str) -> int:
 class Server:
     """One of the services, as a process with its children."""
 
-    def __init__(self, name: str, database: Postgres) -> None:
+    def __init__(self, name: str, database: Postgres, **variables: str) -> None:
         self.name = name
         self.port = free_port()
         scheme = "postgresql+asyncpg" if name == "predecessor" else "postgres"
@@ -146,6 +148,7 @@ class Server:
             "PORT": str(self.port),
             "DATABASE_URL": database.url(scheme),
             "DATABASE_POOL_SIZE": str(POOL // workers),
+            **variables,
         }
         command = [PROGRAMS[name]]
         if name == "predecessor":
@@ -192,11 +195,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def patiently(condition, *, every: float = 0.05) -> None:
-    deadline = time.monotonic() + 60
+def patiently(condition, *, every: float = 0.05, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            sys.exit("a program did not start within a minute")
+            sys.exit(f"a program was not ready within {seconds:.0f} s")
         time.sleep(every)
 
 

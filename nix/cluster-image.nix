@@ -57,8 +57,11 @@ let
 
   values = {
     ingress.exposeMetrics = true;
-    # There is no other node to go to.
-    api.nodeLossSeconds = 300;
+    api = {
+      # There is no other node to go to.
+      nodeLossSeconds = 300;
+      search = true;
+    };
   };
 
   # k3s' Traefik asks for its newest version unless told otherwise.

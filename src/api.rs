@@ -7,12 +7,18 @@ use poem_openapi::{ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiServ
 
 use crate::{
     app::App,
+    config::Config,
     http::{
         docs::{Page, pages},
         routes::Route,
+        terms::{Security, Terms},
     },
     operations::Operations,
-    wiki::{posts::Posts, users::Users},
+    wiki::{
+        posts::Posts,
+        subjects::OwnUsers,
+        users::{AnyUsers, Creation, Users},
+    },
 };
 
 /// The resources, in one document. Its server is where the document is, so that the pages work under
@@ -31,14 +37,59 @@ fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
         .server("./")
 }
 
-/// The API with its document and pages, and every path of them.
-pub fn routes(app: &Arc<App>) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
-    let resources = (Users::new(app), Posts::new(app), Operations(app.clone()), Index);
+/// The API with its document and pages, and every path of them. With an issuer of tokens, users are their
+/// own.
+pub fn routes(
+    app: &Arc<App>,
+    config: &Config,
+) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
+    let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
+    let open = document((Operations(app.clone()), Index)).spec();
+    let open = Route::of_document(&open, &Terms::default());
+    let mut terms = Terms {
+        open: open.into_iter().map(|route| route.template).collect(),
+        security: None,
+        rate_limit: config.rate_limit_per_second.0.is_some(),
+    };
+    match config.auth_issuer.as_str() {
+        "" => {
+            let (endpoint, paths) = assemble((AnyUsers(Creation::new(app)), others), terms);
+            (Api::Anybodys(endpoint), paths)
+        }
+        issuer => {
+            terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
+            let (endpoint, paths) = assemble((OwnUsers(Creation::new(app)), others), terms);
+            (Api::Callers(endpoint), paths)
+        }
+    }
+}
+
+fn assemble<A: OpenApi + Clone + Send + Sync + 'static>(
+    resources: A,
+    terms: Terms,
+) -> (Routes<impl Endpoint<Output = Response>>, Vec<Route>) {
     let api = document(resources.clone());
-    let mut paths = Route::of_document(&api.spec());
-    let pages = pages(move || document(resources.clone()));
+    let mut paths = Route::of_document(&api.spec(), &terms);
+    let pages = pages(move || document(resources.clone()), &terms);
     paths.extend(pages.iter().map(|page| page.path).chain(["/"]).map(Route::page));
     (Routes { pages, api: api.into_endpoint() }, paths)
+}
+
+/// The API that anybody may write to as anybody, or that of callers who are known.
+enum Api<A, B> {
+    Anybodys(A),
+    Callers(B),
+}
+
+impl<A: Endpoint<Output = Response>, B: Endpoint<Output = Response>> Endpoint for Api<A, B> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        match self {
+            Self::Anybodys(api) => api.call(request).await,
+            Self::Callers(api) => api.call(request).await,
+        }
+    }
 }
 
 /// The pages beside the API: a `Route` around it would find its way, and write the path anew, for

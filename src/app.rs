@@ -2,10 +2,17 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::{database::pool::Database, http::problem::Problem, telemetry::metrics::Metrics};
+use migration::Index;
+
+use crate::{
+    database::pool::Database,
+    http::{cache::Cache, problem::Problem},
+    telemetry::metrics::Metrics,
+};
 
 pub struct App {
     database: Database,
+    pub cache: Cache,
     pub metrics: Metrics,
     phase: AtomicU8,
 }
@@ -18,10 +25,13 @@ pub enum Phase {
 }
 
 impl App {
-    pub fn new(database: Database) -> Self {
+    pub fn new(database: Database, cache: Cache) -> Self {
         let metrics = Metrics::new();
         metrics.include(database.figures());
-        Self { database, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
+        if let Some(figures) = cache.figures() {
+            metrics.include(figures);
+        }
+        Self { database, cache, metrics, phase: AtomicU8::new(Phase::Starting as u8) }
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -38,6 +48,17 @@ impl App {
             return Err(Problem::unavailable("the service is starting: its database is not ready"));
         }
         Ok(&self.database)
+    }
+
+    /// The database, once an index is there that is built beside the requests.
+    pub fn database_with(&self, index: &Index) -> Result<&Database, Problem> {
+        let database = self.database()?;
+        if !database.indexes.has(index) {
+            let name = index.name;
+            let detail = format!("the index {name}, which this needs, is not there yet");
+            return Err(Problem::unavailable(detail));
+        }
+        Ok(database)
     }
 
     /// The database as it is, reachable or not.

@@ -6,12 +6,18 @@ use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
-    time::Duration,
 };
 
-use ipnet::IpNet;
-use poem::http::Uri;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
+
+use crate::otel::{self, Otel};
+
+mod values;
+
+pub use crate::config::values::{
+    AuthRead, AuthTokenType, Given, List, LogFormat, Network, Origin, Rate, Search, Seconds,
+    SecondsOrZero,
+};
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
 macro_rules! config {
@@ -22,6 +28,9 @@ macro_rules! config {
             /// The variables of PostgreSQL's clients, and OpenSSL's `SSL_CERT_FILE`.
             #[serde(skip)]
             libpq: HashMap<String, OsString>,
+            /// Where traces go, if they go anywhere.
+            #[serde(skip)]
+            pub otel: Option<Otel>,
         }
 
         /// Name, default and description of each variable.
@@ -62,6 +71,14 @@ config! {
     max_connections: NonZeroU32 = "10000",
     /// Largest request body in bytes; a larger one is answered with 413
     max_body_bytes: NonZeroU32 = "1048576",
+    /// How long an answer to a read by id is kept in memory, to be given again; 0 keeps none. What
+    /// another replica or program writes is seen that much later
+    cache_seconds: SecondsOrZero = "0",
+    /// Most memory for these answers, in bytes; only together with CACHE_SECONDS
+    cache_bytes: NonZeroU32 = "16777216",
+    /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
+    /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
+    search: Search = "false",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
@@ -69,6 +86,26 @@ config! {
     trusted_proxies: List<Network> = "",
     /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
     cors_allowed_origins: List<Origin> = "",
+    /// Issuer of the bearer tokens (an OpenID Connect provider) that writing then takes, as its
+    /// tokens name it in `iss`; without it, anybody may write as anybody
+    auth_issuer: String = "",
+    /// What a token names in `aud` if it is for this service
+    auth_audience: String = "",
+    /// File with the issuer's keys (a JWK Set), looked at every 10 s; the issuer is not called then
+    auth_jwks_file: String = "",
+    /// File of PEM certificates to trust when the issuer is called, instead of Mozilla's
+    auth_ca_file: String = "",
+    /// Who may read: `public` is anybody, `token` whoever has a token
+    auth_read: AuthRead = "public",
+    /// `at+jwt` takes access tokens that say they are (RFC 9068), `any` also `JWT` or no type, for
+    /// issuers that cannot
+    auth_token_type: AuthTokenType = "at+jwt",
+    /// Most requests per second of one address (of IPv6, one /64 network) or of one token's subject,
+    /// in each replica; beyond, the answer is 429. `0.5` is one in two seconds; without it there is
+    /// no limit
+    rate_limit_per_second: Given<Rate> = "",
+    /// Most requests at once, after a pause; without it, one second's worth, and at least one
+    rate_limit_burst: Given<NonZeroU32> = "",
     /// `text`, `json`, or `auto`: text on a terminal, else json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
@@ -89,7 +126,30 @@ impl Config {
                 }
             }
         }
+        if set.contains_key("CACHE_BYTES") && !set.contains_key("CACHE_SECONDS") {
+            return Err("CACHE_BYTES is set without CACHE_SECONDS: set both, or neither".into());
+        }
+        let mut auth = set.keys().filter(|name| name.starts_with("AUTH_"));
+        if !set.contains_key("AUTH_ISSUER")
+            && let Some(name) = auth.next()
+        {
+            return Err(format!("{name} is set without AUTH_ISSUER: set both, or neither"));
+        }
+        if set.contains_key("AUTH_ISSUER") && !set.contains_key("AUTH_AUDIENCE") {
+            return Err("AUTH_ISSUER is set without AUTH_AUDIENCE: give what a token for this \
+                        service names in aud"
+                .into());
+        }
+        if set.contains_key("RATE_LIMIT_BURST") && !set.contains_key("RATE_LIMIT_PER_SECOND") {
+            return Err("RATE_LIMIT_BURST is set without RATE_LIMIT_PER_SECOND: set both, or \
+                        neither"
+                .into());
+        }
         let mut config = Self::from_set(set)?;
+        config.otel = Otel::read(|name| {
+            let value = std::env::var_os(name).map(|value| text(name, value)).transpose()?;
+            Ok(value.filter(|value| !value.is_empty()))
+        })?;
         for (name, value) in std::env::vars_os() {
             match name.into_string() {
                 Ok(name) if name.starts_with("PG") => {
@@ -148,8 +208,15 @@ fn advice(name: &str) -> Option<&'static str> {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
+        "SEARCH" => Some("give true, false or drop"),
+        "AUTH_READ" => Some("give public or token"),
+        "AUTH_TOKEN_TYPE" => Some("give at+jwt or any"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),
-        "MAX_CONNECTIONS" | "MAX_BODY_BYTES" => Some("give a whole number from 1 to 4294967295"),
+        "CACHE_BYTES" | "MAX_CONNECTIONS" | "MAX_BODY_BYTES" | "RATE_LIMIT_BURST" => {
+            Some("give a whole number from 1 to 4294967295")
+        }
+        "CACHE_SECONDS" => Some("give seconds from 0 to 86400"),
+        "RATE_LIMIT_PER_SECOND" => Some("give requests per second, from 0.001 to 1000000"),
         _ if name.ends_with("_SECONDS") => Some("give seconds above 0 and at most 86400"),
         _ => None,
     }
@@ -175,81 +242,18 @@ Usage: wiki-service               serve the API
 Environment variables (times in seconds, fractions allowed):\n",
         env!("CARGO_PKG_VERSION")
     );
-    for (field, default, help) in VARIABLES {
+    describe(&mut text, VARIABLES);
+    text += "\nOpenTelemetry's, which count only where there is an endpoint to send traces to:\n";
+    describe(&mut text, otel::VARIABLES);
+    text
+}
+
+fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
+    for (field, default, help) in variables {
         let default = if default.is_empty() { "(none)" } else { default };
         write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
         for line in *help {
             writeln!(text, "     {line}").unwrap();
         }
     }
-    text
-}
-
-/// A time limit: seconds, with a fraction if need be, and never zero.
-#[derive(Clone, Copy)]
-pub struct Seconds(pub Duration);
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Duration::try_from_secs_f64(f64::deserialize(deserializer)?) {
-            Ok(limit) if !limit.is_zero() && limit.as_secs() <= 86_400 => Ok(Self(limit)),
-            _ => Err(D::Error::custom("give seconds above 0 and at most 86400")),
-        }
-    }
-}
-
-/// Values separated by commas.
-#[derive(Clone)]
-pub struct List<T>(pub Vec<T>);
-
-impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(|item| item.parse().map_err(|error| D::Error::custom(format!("{item}: {error}"))))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
-/// A network such as `10.0.0.0/8`, or one address.
-#[derive(Clone, Copy)]
-pub struct Network(pub IpNet);
-
-impl std::str::FromStr for Network {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map(Self)
-            .map_err(|_| "give an address or a network such as 10.0.0.0/8")
-    }
-}
-
-/// An origin as browsers send it, such as `https://example.org`, or `*`.
-#[derive(Clone)]
-pub struct Origin(pub String);
-
-impl std::str::FromStr for Origin {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let uri = text.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some());
-        match uri.and_then(|uri| uri.authority().map(|host| text.ends_with(host.as_str()))) {
-            Some(true) => Ok(Self(text.to_owned())),
-            _ if text == "*" => Ok(Self(text.to_owned())),
-            _ => Err("give an origin such as https://example.org, or *"),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Auto,
-    Text,
-    Json,
 }

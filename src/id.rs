@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// A whole number from 0 to 2^63 - 1.
-#[derive(Clone, Copy, Debug, Default, DeriveValueType, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, DeriveValueType, Eq, Hash, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Id(pub i64);
 

@@ -6,8 +6,11 @@ mod clock;
 mod config;
 mod database;
 mod http;
+mod https;
 mod id;
+mod identity;
 mod operations;
+mod otel;
 mod request;
 mod telemetry;
 mod wiki;
@@ -29,8 +32,9 @@ use crate::{
     app::{App, Phase},
     config::Config,
     database::pool::Database,
-    http::{middleware::Middleware, server},
-    telemetry::log,
+    http::{authorization::Authorization, cache::Cache, middleware::Middleware, server},
+    identity::Verifier,
+    telemetry::{log, traces::Traces},
 };
 
 fn main() -> ExitCode {
@@ -80,7 +84,7 @@ async fn migrate(config: Config) -> Result<(), String> {
     // As process 1 of a container, it is ended by no signal that it does not listen for.
     let mut signals = Signals::new();
     tokio::select! {
-        prepared = database.prepare(config.startup_timeout_seconds.0) => prepared?,
+        made = make(&database, &config) => made?,
         () = signals.next() => return Err("stopped by a signal".into()),
     }
     tracing::info!("{}: the schema is up to date", database.name());
@@ -89,8 +93,17 @@ async fn migrate(config: Config) -> Result<(), String> {
     Ok(())
 }
 
+/// The schema, and the indexes that a service builds while it serves.
+async fn make(database: &Database, config: &Config) -> Result<(), String> {
+    database.prepare(config.startup_timeout_seconds.0).await?;
+    database.build_indexes().await.map_err(|error| database.explain(&error))
+}
+
 async fn serve(config: Config) -> Result<(), String> {
-    let app = Arc::new(App::new(Database::new(&config)?));
+    let verifier = Verifier::new(&config)?;
+    let app = Arc::new(App::new(Database::new(&config)?, Cache::new(&config)));
+    let start_traces = |otel| Traces::start(otel, &app.metrics);
+    let traces = config.otel.as_ref().map(start_traces).transpose()?;
     let address = config.address();
     let listener = server::bind(address)
         .map_err(|error| format!("cannot listen on {address} (LISTEN_ADDRESS, PORT): {error}"))?;
@@ -99,8 +112,15 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("documentation at {url}/docs, metrics at {url}/metrics");
     tracing::info!("{}", app.raw_database().name());
 
-    let (endpoint, routes) = api::routes(&app);
-    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes);
+    let authorization = match verifier {
+        Some(verifier) => {
+            verifier.start(&config).await?;
+            Some(Authorization::new(verifier, &config, &app.metrics))
+        }
+        None => None,
+    };
+    let (endpoint, routes) = api::routes(&app, &config);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes, authorization);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;
@@ -119,10 +139,12 @@ async fn serve(config: Config) -> Result<(), String> {
             () = signals.next() => (),
             () = app.raw_database().keep_up_to_date(startup) => (),
             () = app.raw_database().watch_size() => (),
+            () = app.raw_database().keep_indexes() => (),
         }
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());
         stop.send(()).ok();
+        traces.iter().for_each(|traces| traces.stop(grace));
         signals.next().await;
         Err("stopped at once by a second signal".into())
     };
@@ -130,6 +152,9 @@ async fn serve(config: Config) -> Result<(), String> {
         ended = life => ended,
         () = server => {
             app.raw_database().close().await;
+            if let Some(traces) = traces {
+                traces.end().await;
+            }
             tracing::info!("stopped");
             Ok(())
         }

@@ -4,11 +4,15 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
 };
 
+use opentelemetry::{
+    Context as Trace,
+    trace::{TraceContextExt, TraceId},
+};
 use tokio::runtime::Handle;
 
 tokio::task_local! {
@@ -17,15 +21,28 @@ tokio::task_local! {
 
 struct Current {
     id: String,
+    /// The span that stands for it, if it is traced.
+    trace: Option<Trace>,
     /// Whether a statement of it has been sent to the database.
     statement: AtomicBool,
+    /// Whether it writes once, however often it is sent.
+    repeatable: AtomicBool,
     /// Whether the database warned since it was last forgotten.
     warning: AtomicBool,
+    /// The user whom its caller is, or -1 while that is not known.
+    user: AtomicI64,
 }
 
-/// Runs `work` as the serving of the request with this id.
-pub async fn serving<T>(id: String, work: impl Future<Output = T>) -> T {
-    let current = Current { id, statement: false.into(), warning: false.into() };
+/// Runs `work` as the serving of the request with this id, which `trace` is the span of.
+pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Output = T>) -> T {
+    let current = Current {
+        id,
+        trace,
+        statement: false.into(),
+        repeatable: false.into(),
+        warning: false.into(),
+        user: (-1).into(),
+    };
     CURRENT.scope(Arc::new(current), work).await
 }
 
@@ -34,14 +51,32 @@ pub fn with_id(f: impl FnOnce(&str)) {
     CURRENT.try_with(|current| f(&current.id)).ok();
 }
 
+/// Gives `f` the span of this request, if it is traced.
+pub fn with_trace<T>(f: impl FnOnce(&Trace) -> T) -> Option<T> {
+    CURRENT.try_with(|current| current.trace.as_ref().map(f)).ok().flatten()
+}
+
+/// The trace that this request is part of.
+pub fn trace_id() -> Option<TraceId> {
+    with_trace(|trace| trace.span().span_context().trace_id())
+}
+
 /// Remembers that a statement of this request is on its way to the database.
 pub fn note_statement() {
     CURRENT.try_with(|current| current.statement.store(true, Ordering::Relaxed)).ok();
 }
 
-/// Whether a statement of this request was sent to the database.
-pub fn statement_noted() -> bool {
-    CURRENT.try_with(|current| current.statement.load(Ordering::Relaxed)).unwrap_or(false)
+/// Remembers that this request writes once, however often it is sent.
+pub fn note_repeatable() {
+    CURRENT.try_with(|current| current.repeatable.store(true, Ordering::Relaxed)).ok();
+}
+
+/// Whether this request, sent again, cannot write twice.
+pub fn may_be_repeated() -> bool {
+    let may = |current: &Arc<Current>| {
+        current.repeatable.load(Ordering::Relaxed) || !current.statement.load(Ordering::Relaxed)
+    };
+    CURRENT.try_with(may).unwrap_or(true)
 }
 
 /// Remembers that the database warned while it served this request.
@@ -56,6 +91,17 @@ pub fn forget_warning() {
 /// Whether the database warned since it was last forgotten.
 pub fn warned() -> bool {
     CURRENT.try_with(|current| current.warning.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+/// Remembers which user the caller of this request is.
+pub fn note_user(id: i64) {
+    CURRENT.try_with(|current| current.user.store(id, Ordering::Relaxed)).ok();
+}
+
+/// The user whom the caller of this request is, if it was learned.
+pub fn user() -> Option<i64> {
+    let user = CURRENT.try_with(|current| current.user.load(Ordering::Relaxed));
+    user.ok().filter(|&id| id >= 0)
 }
 
 /// Does `work` to its end, even if the request is given up meanwhile, so that what the database has

@@ -20,7 +20,7 @@ from support.service import Service, StartService
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="tests/faults at length, and in release")
+    parser.addoption("--long", action="store_true", help="tests of faults at length, in release")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import crds, helm, nix, service
+from support import crds, helm, jaeger, nix, service
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("service", "chart", "cluster", "nix", "delivery", "kubernetes")
@@ -37,7 +37,9 @@ PUBLICATION = programs("helm3", "registry", "regctl") | NIX
 # What a stage's tests take. It is made in this order from the lane's beginning on, beside what the
 # stages do meanwhile.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {"cargo build": service.build} | programs("prometheus3", "promtool"),
+    "service": {"cargo build": service.build}
+    | programs("prometheus3", "promtool")
+    | {"Jaeger (built once, some minutes)": jaeger.install},
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,

@@ -12,9 +12,14 @@ use sea_orm_migration::{
 };
 
 mod columns;
+mod indexes;
 mod m20261124_000001_users_and_posts;
+mod m20261127_000002_idempotency;
+mod m20261127_000003_identity;
+pub mod search;
 
 pub use columns::check_columns;
+pub use indexes::{INDEXES, Index, POSTS_OF_USER, USERS_KEY, USERS_SUBJECT};
 
 pub struct Migrator;
 
@@ -49,7 +54,11 @@ impl Migrator {
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261124_000001_users_and_posts::Migration)]
+        vec![
+            Box::new(m20261124_000001_users_and_posts::Migration),
+            Box::new(m20261127_000002_idempotency::Migration),
+            Box::new(m20261127_000003_identity::Migration),
+        ]
     }
 
     /// The applied migrations that this version knows. The library refuses a database that holds a

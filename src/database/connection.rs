@@ -1,6 +1,7 @@
 //! Connections: how they are opened, and when one may be used again.
 
 use std::{
+    fmt::Display,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -81,7 +82,9 @@ impl managed::Manager for Connector {
         // Boxed: it is rare, and large enough for every statement to feel it.
         let connection = Box::pin(async {
             match &self.options {
-                Options::Postgres(options) => self.connect(options).await,
+                Options::Postgres(options) => {
+                    self.connect(options, settings(self.statement_timeout)).await
+                }
                 Options::Sqlite(options) => options.connect().await.map(Connection::Sqlite),
             }
         });
@@ -119,10 +122,13 @@ impl Connector {
 
     /// A session gets its settings as it begins. A pooler refuses them or passes them over, and what
     /// one session is told by `SET` would meet other clients.
-    async fn connect(&self, options: &PgConnectOptions) -> Result<Connection, sqlx::Error> {
+    pub async fn connect<V: Display>(
+        &self,
+        options: &PgConnectOptions,
+        settings: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> Result<Connection, sqlx::Error> {
         if !self.pooler.load(Ordering::Relaxed) {
             let mark = fastrand::u64(..).to_string();
-            let settings = settings(self.statement_timeout);
             let own = options.clone().options(settings).options([(MARK, &mark)]);
             match own.connect().await {
                 Ok(mut connection) => {
@@ -164,7 +170,7 @@ fn refuses_settings(code: Option<&str>) -> bool {
 }
 
 /// The one value of one row, by the protocol that names no statement.
-async fn unprepared_value(
+pub async fn unprepared_value(
     connection: &mut PgConnection,
     sql: String,
 ) -> Result<Option<String>, sqlx::Error> {

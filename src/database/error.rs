@@ -85,6 +85,25 @@ fn is_missing(error: &DbErr, postgres: &str, sqlite: &str) -> bool {
     }
 }
 
+/// Whether the user may not do it.
+pub fn is_forbidden(error: &DbErr) -> bool {
+    matches!(cause(error), Some(sqlx::Error::Database(e)) if e.code().is_some_and(|c| c == "42501"))
+}
+
+/// Whether a statement was given up as its time had passed, by the server or by us.
+pub fn is_overtime(error: &DbErr) -> bool {
+    match (error, cause(error)) {
+        (_, Some(sqlx::Error::Database(error))) => error.code().is_some_and(|c| c == "57014"),
+        (DbErr::Query(RuntimeErr::Internal(_)), _) => true,
+        _ => false,
+    }
+}
+
+/// Whether an index is missing by which rows are written once: on PostgreSQL it may still be built.
+pub fn is_missing_index(error: &DbErr) -> bool {
+    is_missing(error, "42P10", "ON CONFLICT clause does not match")
+}
+
 /// Whether it is a time limit of ours that has passed.
 pub fn is_timeout(error: &DbErr) -> bool {
     matches!(cause(error), Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut)

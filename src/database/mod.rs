@@ -2,14 +2,19 @@
 
 mod address;
 mod begun;
+mod build;
 mod connection;
 pub mod error;
 mod figures;
+mod fill;
+pub mod indexes;
+pub mod insert;
 mod libpq;
 mod overdue;
 mod passfile;
 pub mod pool;
 mod postgres;
 mod schema;
+mod spans;
 mod sqlite;
 mod statement;

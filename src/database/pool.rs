@@ -15,8 +15,8 @@ use std::{
 use deadpool::managed::{self, PoolError, QueueMode};
 use prometheus::{IntCounter, IntGauge, core::Collector};
 use sea_orm::{
-    ActiveModelTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExecResult,
-    IntoActiveModel, QueryResult, RuntimeErr, Statement,
+    ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    Statement,
     entity::prelude::async_trait::async_trait,
     sqlx::{self, Connection as _},
 };
@@ -31,8 +31,10 @@ use crate::{
         address::Options,
         begun::Begun,
         connection::{Connection, Connector, Lease},
-        error::{connection_error, is_disconnect, is_other_schema, query_error},
+        error::{connection_error, is_disconnect, is_missing_index, is_other_schema, query_error},
         figures::{self, Figures},
+        indexes::Indexes,
+        spans::Spans,
         statement::Answer,
     },
     request,
@@ -56,7 +58,9 @@ pub struct Database {
     pub overdue_writes: Arc<AtomicUsize>,
     /// Told when a statement finds another schema than this version's.
     pub outdated: Arc<Notify>,
+    pub indexes: Arc<Indexes>,
     size: IntGauge,
+    spans: Spans,
     started: Instant,
     /// When a statement was last answered, in milliseconds since `started`.
     answered: Arc<AtomicU64>,
@@ -77,6 +81,7 @@ impl Database {
         };
         let acquire_timeout = config.database_acquire_timeout_seconds.0;
         let statement_timeout = config.database_statement_timeout_seconds.0;
+        let spans = Spans::new(&options);
         let connector = Connector {
             options,
             ping_timeout: acquire_timeout / 4,
@@ -99,7 +104,9 @@ impl Database {
             acquire_timeouts: figures::acquire_timeouts(),
             overdue_writes: Arc::default(),
             outdated: Arc::default(),
+            indexes: Arc::new(Indexes::new(config.search)),
             size: figures::size(),
+            spans,
             started: Instant::now(),
             answered: Arc::default(),
         })
@@ -183,27 +190,17 @@ impl Database {
         }
     }
 
-    /// Inserts `row`, whether or not the request is given up meanwhile, and counts it.
-    pub async fn insert<A>(
-        &self,
-        row: A,
-        inserted: &IntCounter,
-    ) -> Result<<A::Entity as EntityTrait>::Model, DbErr>
-    where
-        A: ActiveModelTrait + Send + 'static,
-        <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
-    {
-        let (database, inserted) = (self.clone(), inserted.clone());
-        request::to_the_end(async move {
-            let row = A::Entity::insert(row).exec_with_returning(&database).await?;
-            inserted.inc();
-            Ok(row)
-        })
-        .await
-    }
-
     /// Runs one statement on a free connection, within the limits.
     async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
+        let span = self.spans.begin(&statement.sql);
+        let answer = self.run_untraced(statement).await;
+        if let Some(span) = span {
+            span.end(&answer);
+        }
+        answer
+    }
+
+    async fn run_untraced(&self, statement: Statement) -> Result<Answer, DbErr> {
         let is_write = !statement.sql.starts_with("SELECT");
         let ready = async {
             let turn = match is_write {
@@ -244,6 +241,9 @@ impl Database {
                         let error = query_error(error);
                         if is_other_schema(&error) {
                             self.outdated.notify_one();
+                        }
+                        if is_missing_index(&error) {
+                            self.indexes.look.notify_one();
                         }
                         return Err(error);
                     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::database::{
     address::Options,
     error::{connection_error, is_missing_table, is_permanent, is_timeout, reason},
+    fill::make_indexes,
     pool::Database,
     sqlite,
 };
@@ -72,7 +73,10 @@ impl Database {
         loop {
             self.outdated.notified().await;
             match self.prepare(limit).await {
-                Ok(()) => tracing::info!("{}: the schema is up to date again", self.name()),
+                Ok(()) => {
+                    tracing::info!("{}: the schema is up to date again", self.name());
+                    self.indexes.look.notify_one();
+                }
                 Err(error) => tracing::error!("{error}"),
             }
             // What did not help does not help more for being done with each request.
@@ -116,6 +120,7 @@ impl Database {
     async fn migrate(&self, deadline: Instant, limit: Duration) -> Result<(), DbErr> {
         match self.options().clone() {
             Options::Postgres(options) => {
+                by(deadline, self.check_search()).await?;
                 // The usual start is spared the lock and its connection.
                 match by(deadline, self.check_schema()).await {
                     Ok(()) => {}
@@ -136,10 +141,13 @@ impl Database {
                         false => error,
                     })?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
-                apply_migrations(pool.into(), deadline).await?;
+                apply_migrations(&pool.clone().into(), deadline).await?;
+                make_indexes(&pool.clone().into(), self.indexes.search).await?;
+                pool.close().await;
             }
         }
-        migration::check_columns(self).await
+        migration::check_columns(self).await?;
+        self.look_at_indexes().await.map(drop)
     }
 
     /// All that is to be done is one transaction, and so is what it holds: behind a pooler, a lock or
@@ -169,9 +177,13 @@ impl Database {
             Err(error) => return Err(error),
         };
         let work = async {
-            // Whoever holds a table does not have others wait behind us.
-            transaction.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+            // Whoever holds a table, as a dump does, does not have others wait behind us for longer than
+            // their statements may take, nor us be taken for the other half of a deadlock (1 s).
+            transaction.execute_unprepared("SET LOCAL lock_timeout = '500ms'").await?;
             Migrator::apply(&transaction, &applied).await?;
+            for (index, _) in &self.indexes.wanted {
+                transaction.execute_unprepared(&index.create_if_empty()).await?;
+            }
             transaction.commit().await
         };
         tokio::select! {
@@ -213,17 +225,17 @@ impl Database {
     }
 }
 
-async fn apply_migrations(connection: DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {
+async fn apply_migrations(connection: &DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {
     // Nothing to do is the usual case, and needs no right to change the schema.
-    let applied = match by(deadline, Migrator::get_migration_models(&connection)).await {
+    let applied = match by(deadline, Migrator::get_migration_models(connection)).await {
         Ok(models) => models.len(),
         Err(error) if is_missing_table(&error) => 0,
         Err(error) => return Err(error),
     };
     if applied < Migrator::migrations().len() {
-        Migrator::up(&connection, None).await?;
+        Migrator::up(connection, None).await?;
     }
-    connection.close().await
+    Ok(())
 }
 
 /// What comes of `future`, or an error once `deadline` has passed.

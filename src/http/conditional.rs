@@ -90,11 +90,11 @@ pub enum Found<T: Type + Serialize> {
 }
 
 impl<T: Type + Serialize> Found<T> {
-    pub fn new(body: &T, etag: String, if_none_match: &IfNoneMatch) -> Self {
+    pub fn new(body: impl Into<Rendered<T>>, etag: String, if_none_match: &IfNoneMatch) -> Self {
         if if_none_match.names(&etag) {
             Self::NotModified(etag, NO_CACHE.into())
         } else {
-            Self::Found(Rendered::new(body), etag, NO_CACHE.into())
+            Self::Found(body.into(), etag, NO_CACHE.into())
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::{config::Origin, http::routes::Route};
 
 pub struct Cors {
     pub allowed_origins: Vec<Origin>,
+    /// Whether pages may send tokens.
+    pub tokens: bool,
 }
 
 impl Cors {
@@ -26,8 +28,10 @@ impl Cors {
     pub fn expose(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let exposed =
-                HeaderValue::from_static("etag, link, location, retry-after, x-request-id");
+            let exposed = HeaderValue::from_static(match self.tokens {
+                false => "etag, link, location, retry-after, x-request-id",
+                true => "etag, link, location, retry-after, www-authenticate, x-request-id",
+            });
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         if !self.allowed_origins.is_empty() {

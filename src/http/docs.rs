@@ -14,7 +14,10 @@ use poem::{
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_yaml::{Mapping, Number, Value};
 
-use crate::{clock, http::conditional::IfNoneMatch};
+use crate::{
+    clock,
+    http::{conditional::IfNoneMatch, terms::Terms},
+};
 
 /// A page of up to 1.6 MB, made when it is first asked for.
 pub struct Page {
@@ -24,14 +27,14 @@ pub struct Page {
     made: OnceLock<(Bytes, String)>,
 }
 
-/// Swagger UI, ReDoc, and the document itself in both its forms. `service` is made for each page anew,
-/// once.
-pub fn pages<A, F>(service: F) -> [Page; 4]
+/// Swagger UI, ReDoc, and the document itself in both its forms, with what is asked of callers. `service` is
+/// made for each page anew, once.
+pub fn pages<A, F>(service: F, terms: &Terms) -> [Page; 4]
 where
     A: OpenApi + 'static,
     F: Fn() -> OpenApiService<A, ()> + Clone + Send + Sync + 'static,
 {
-    type Render<A> = fn(&OpenApiService<A, ()>) -> String;
+    type Render<A> = fn(&OpenApiService<A, ()>, &Terms) -> String;
     let pages: [(&str, &str, Render<A>); 4] = [
         ("/docs", "text/html; charset=utf-8", swagger_ui),
         ("/redoc", "text/html; charset=utf-8", redoc),
@@ -39,15 +42,15 @@ where
         ("/openapi.yaml", "application/yaml", yaml),
     ];
     pages.map(|(path, content_type, render)| {
-        let service = service.clone();
-        let render = Box::new(move || render(&service()));
+        let (service, terms) = (service.clone(), terms.clone());
+        let render = Box::new(move || render(&service(), &terms));
         Page { path, content_type, render, made: OnceLock::new() }
     })
 }
 
 /// The document as poem-openapi makes it, but for what it cannot say: the order of the tags, which is
 /// that of the paths and not of the alphabet, limits that are whole numbers, and answers' examples.
-fn document<A: OpenApi>(service: &OpenApiService<A, ()>) -> Value {
+fn document<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> Value {
     // Which keeps the order of what it reads, as serde_json does not; JSON is YAML.
     let mut document: Value = serde_yaml::from_str(&service.spec()).expect("made by poem-openapi");
     let paths = document["paths"].as_mapping().into_iter().flat_map(Mapping::values);
@@ -57,6 +60,7 @@ fn document<A: OpenApi>(service: &OpenApiService<A, ()>) -> Value {
         tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
     }
     tidy(&mut document);
+    terms.add_to(&mut document);
     document
 }
 
@@ -82,26 +86,26 @@ fn tidy(value: &mut Value) {
     }
 }
 
-fn json<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
-    serde_json::to_string_pretty(&document(service)).expect("a document")
+fn json<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
+    serde_json::to_string_pretty(&document(service, terms)).expect("a document")
 }
 
 /// YAML 1.1 takes a bare time for more than a text.
-fn yaml<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
-    let text = serde_yaml::to_string(&document(service)).expect("a document");
+fn yaml<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
+    let text = serde_yaml::to_string(&document(service, terms)).expect("a document");
     text.replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
 }
 
 /// What poem-openapi's template lacks: a doctype, and an icon that is not looked for elsewhere.
-fn swagger_ui<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
+fn swagger_ui<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
     let head = r#"<head><link rel="icon" href="data:,">"#;
     let page = service.swagger_ui_html().replacen("<head>", head, 1);
-    format!("<!DOCTYPE html>{}", page.replace(&service.spec(), &json(service)))
+    format!("<!DOCTYPE html>{}", page.replace(&service.spec(), &json(service, terms)))
 }
 
 /// What poem-openapi's template has too much: fonts from another host.
-fn redoc<A: OpenApi>(service: &OpenApiService<A, ()>) -> String {
-    let page = service.redoc_html().replace(&service.spec(), &json(service));
+fn redoc<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
+    let page = service.redoc_html().replace(&service.spec(), &json(service, terms));
     let start = page.find(r#"<link href="https://fonts."#).expect("poem-openapi's ReDoc page");
     let end = start + page[start..].find('>').expect("the end of the tag") + 1;
     format!(r#"{}<link rel="icon" href="data:,">{}"#, page[..start].trim_start(), &page[end..])

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use crate::{
     http::{
         problem::{Invalid, Problem},
-        text::Text,
+        text::{OrNull, Text},
     },
     id::Id,
 };
@@ -43,8 +43,11 @@ pub struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    pub fn text<const MAX: usize>(&mut self, name: &'static str) -> Option<Text<MAX>> {
-        let wanted = Text::<MAX>::wanted();
+    pub fn text<const MAX: usize, const MAY_BE_BLANK: bool>(
+        &mut self,
+        name: &'static str,
+    ) -> Option<Text<MAX, MAY_BE_BLANK>> {
+        let wanted = Text::<MAX, MAY_BE_BLANK>::wanted();
         let wrong = match self.values.remove(name).map(RawValue::get) {
             None => format!("is missing: {wanted}"),
             Some(json) if json.starts_with('"') => match serde_json::from_str(json) {
@@ -58,6 +61,28 @@ impl Fields<'_> {
             Some(json) => format!("is {}: {wanted}", kind(json)),
         };
         self.refuse(name, format!("{name} {wrong}"))
+    }
+
+    /// A text, or `null`.
+    pub fn nullable_text<const MAX: usize, const MAY_BE_BLANK: bool>(
+        &mut self,
+        name: &'static str,
+    ) -> Option<OrNull<Text<MAX, MAY_BE_BLANK>>> {
+        match self.values.get(name).map(|value| value.get()) {
+            Some("null") => Some(OrNull(None)),
+            _ => self.text(name).map(|text| OrNull(Some(text))),
+        }
+    }
+
+    /// A text, or nothing at all.
+    pub fn optional_text<const MAX: usize, const MAY_BE_BLANK: bool>(
+        &mut self,
+        name: &'static str,
+    ) -> Option<Option<Text<MAX, MAY_BE_BLANK>>> {
+        match self.values.contains_key(name) {
+            true => self.text(name).map(Some),
+            false => Some(None),
+        }
     }
 
     pub fn id(&mut self, name: &'static str) -> Option<Id> {
@@ -163,6 +188,19 @@ pub struct Rendered<T>(Bytes, PhantomData<fn() -> T>);
 impl<T: Serialize> Rendered<T> {
     pub fn new(body: &T) -> Self {
         Self(serde_json::to_vec(body).expect("serializable").into(), PhantomData)
+    }
+}
+
+impl<T: Serialize> From<&T> for Rendered<T> {
+    fn from(body: &T) -> Self {
+        Self::new(body)
+    }
+}
+
+/// What was rendered before.
+impl<T> From<Bytes> for Rendered<T> {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes, PhantomData)
     }
 }
 

@@ -1,14 +1,15 @@
 //! Lists, newest first and a page at a time. A page goes on below the last id of the one before (keyset
 //! pagination): what is added meanwhile moves nothing, and the last page costs what the first one does.
 
-use std::{borrow::Cow, str::FromStr};
+use std::{borrow::Cow, fmt::Display, str::FromStr};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use poem_openapi::{
     ApiResponse,
     registry::{MetaSchema, MetaSchemaRef},
     types::{ToJSON, Type},
 };
-use sea_orm::{ColumnTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{IntoSimpleExpr, QueryFilter, QueryOrder, QuerySelect, sea_query::ExprTrait};
 use serde::Serialize;
 
 use crate::{
@@ -70,20 +71,43 @@ impl Type for Limit {
 pub struct Page {
     limit: u64,
     before: Option<Id>,
+    /// What else the next page is asked for by: `q=…&`.
+    kept: String,
 }
 
 impl Page {
     pub fn new(limit: Query<Limit>, before: Query<Id>) -> Self {
-        Self { limit: limit.0.map_or(DEFAULT, |limit| limit.0), before: before.0 }
+        Self {
+            limit: limit.0.map_or(DEFAULT, |limit| limit.0),
+            before: before.0,
+            kept: String::new(),
+        }
+    }
+
+    /// The same page of what another parameter selects.
+    pub fn keeping(self, name: &str, value: impl Display) -> Self {
+        let value = value.to_string();
+        Self { kept: format!("{name}={}&", utf8_percent_encode(&value, NON_ALPHANUMERIC)), ..self }
+    }
+
+    /// How many rows at most are looked for: one more than are shown.
+    pub fn rows(&self) -> u64 {
+        self.limit + 1
+    }
+
+    /// The largest id that may be on it.
+    pub fn upto(&self) -> i64 {
+        self.before.map_or(i64::MAX, |before| before.0 - 1)
     }
 
     /// The rows of this page by their `key`, and one more if there is another page.
     pub fn of<Q: QueryFilter + QueryOrder + QuerySelect>(
         &self,
         select: Q,
-        key: impl ColumnTrait,
+        key: impl IntoSimpleExpr,
     ) -> Q {
-        let select = select.order_by_desc(key).limit(self.limit + 1);
+        let key = key.into_simple_expr();
+        let select = select.order_by_desc(key.clone()).limit(self.rows());
         match self.before {
             Some(before) => select.filter(key.lt(before)),
             None => select,
@@ -99,10 +123,10 @@ impl Page {
     ) -> Listed<T> {
         let is_last = rows.len() as u64 <= self.limit;
         rows.truncate(self.limit as usize);
-        let next = rows
-            .last()
-            .filter(|_| !is_last)
-            .map(|last| format!("<?before={}&limit={}>; rel=\"next\"", key(last), self.limit));
+        let next = rows.last().filter(|_| !is_last).map(|last| {
+            let (kept, before, limit) = (&self.kept, key(last), self.limit);
+            format!("<?{kept}before={before}&limit={limit}>; rel=\"next\"")
+        });
         let body = Rendered::new(&rows);
         let etag = conditional::weak(&body);
         if if_none_match.names(&etag) {

@@ -17,11 +17,14 @@ use tokio::time::timeout_at;
 use crate::{
     config::{Config, Network},
     http::{
+        authorization::{Admitted, Authorization},
         body::Bodies,
         client,
         cors::{self, Cors},
         problem::Problem,
+        rate_limit::{RateLimit, Toll},
         routes::{Route, Routes},
+        spans::ServerSpan,
     },
     request,
     telemetry::metrics::Metrics,
@@ -35,6 +38,8 @@ pub struct Middleware<E> {
     bodies: Bodies,
     trusted_proxies: Vec<Network>,
     cors: Cors,
+    authorization: Option<Authorization>,
+    rate_limit: Option<RateLimit>,
 }
 
 const X_REQUEST_ID: &str = "x-request-id";
@@ -42,16 +47,27 @@ const X_REQUEST_ID: &str = "x-request-id";
 const UNMATCHED: &str = "unmatched";
 
 impl<E> Middleware<E> {
-    /// `routes` are the paths of `inner`.
-    pub fn new(metrics: Metrics, config: &Config, inner: E, routes: Vec<Route>) -> Self {
+    /// `routes` are the paths of `inner`. Without an `authorization`, anybody may do anything.
+    pub fn new(
+        metrics: Metrics,
+        config: &Config,
+        inner: E,
+        routes: Vec<Route>,
+        authorization: Option<Authorization>,
+    ) -> Self {
         Self {
-            metrics,
             inner,
             routes: Routes(routes),
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
             trusted_proxies: config.trusted_proxies.0.clone(),
-            cors: Cors { allowed_origins: config.cors_allowed_origins.0.clone() },
+            cors: Cors {
+                allowed_origins: config.cors_allowed_origins.0.clone(),
+                tokens: authorization.is_some(),
+            },
+            authorization,
+            rate_limit: RateLimit::new(config, &metrics),
+            metrics,
         }
     }
 }
@@ -65,18 +81,27 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
             Some(id) if is_sane(id) => id.to_owned(),
             _ => format!("{:032x}", fastrand::u128(..)),
         };
-        Ok(request::serving(request_id.clone(), self.serve(request, request_id)).await)
+        let span = ServerSpan::begin(&request);
+        let trace = span.as_ref().map(ServerSpan::context);
+        let work = self.serve(request, request_id.clone(), span);
+        Ok(request::serving(request_id, trace, work).await)
     }
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    async fn serve(&self, request: Request, request_id: String) -> Response {
+    async fn serve(
+        &self,
+        request: Request,
+        request_id: String,
+        span: Option<ServerSpan>,
+    ) -> Response {
         let uri = request.uri().clone();
         let route = self.routes.find(uri.path());
         let mut record = Record {
             metrics: &self.metrics,
             started: Instant::now(),
             method: request.method().clone(),
+            span,
             path: uri.path(),
             route: route.map_or(UNMATCHED, |route| &route.template),
             client: client::address(&request, &self.trusted_proxies),
@@ -85,11 +110,18 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         self.metrics.requests_in_flight.inc();
         let origin = self.cors.allowed_origin(request.headers());
-        let instead = cors::preflight(&request, origin.as_ref(), route)
-            .or_else(|| self.routes.without_slash(uri.path()));
-        let (answer, body_is_read) = self.answer(request, instead).await;
-        let mut response =
-            answer.unwrap_or_else(|problem| problem.response(uri.path(), &request_id));
+        let preflight = cors::preflight(&request, origin.as_ref(), route);
+        let mut admitted = Admitted::default();
+        let toll =
+            Toll { limit: self.rate_limit.as_ref(), client: record.client, at: record.started };
+        let (answer, body_is_read) =
+            self.answer(request, route, preflight, &mut admitted, toll).await;
+        let mut response = answer.unwrap_or_else(|problem| {
+            if let Some(authorization) = &self.authorization {
+                authorization.count(&problem);
+            }
+            problem.response(uri.path(), &request_id)
+        });
         if !body_is_read {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -97,6 +129,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let headers = response.headers_mut();
         headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
         self.cors.expose(headers, origin);
+        admitted.mark(headers);
         record.status = response.status();
         if let (StatusCode::METHOD_NOT_ALLOWED, Some(route)) = (response.status(), route) {
             response.headers_mut().insert(header::ALLOW, route.allow.clone());
@@ -104,13 +137,21 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// What the API makes of the request, if there is no answer `instead`, and whether the request
-    /// was read to its end.
+    /// What the API makes of the request, if it is no `preflight`, and whether the request was read to its
+    /// end.
     async fn answer(
         &self,
         mut request: Request,
-        instead: Option<Response>,
+        route: Option<&Route>,
+        preflight: Option<Response>,
+        admitted: &mut Admitted,
+        toll: Toll<'_>,
     ) -> (Result<Response, Problem>, bool) {
+        let route = route.or_else(|| self.routes.find_without_slash(request.uri().path()));
+        let toll = match route {
+            Some(route) if route.is_unlimited => Toll { limit: None, ..toll },
+            _ => toll,
+        };
         let deadline = Instant::now() + self.request_timeout;
         let limit = self.request_timeout.as_secs_f64();
         let read = timeout_at(deadline.into(), self.bodies.read(&mut request)).await;
@@ -120,9 +161,24 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         };
         let room = match read.map_err(slow).flatten() {
             Ok(room) => room,
-            Err(problem) => return (Err(problem), false),
+            Err(problem) => return (Err(toll.of_address().err().unwrap_or(problem)), false),
         };
-        if let Some(response) = instead {
+        if let Some(response) = preflight {
+            return (Ok(response), true);
+        }
+        let too_long =
+            || Err(Problem::unavailable(format!("the request took longer than {limit} s")));
+        if let Some(authorization) = &self.authorization {
+            let admission = authorization.admit(&mut request, route, admitted, toll);
+            match timeout_at(deadline.into(), admission).await {
+                Ok(Ok(())) => {}
+                Ok(Err(problem)) => return (Err(problem), true),
+                Err(_elapsed) => return (too_long(), true),
+            }
+        } else if let Err(problem) = toll.of_address() {
+            return (Err(problem), true);
+        }
+        if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);
         }
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -130,9 +186,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             Ok(Ok(Ok(response))) => self.bodies.hold(response, room).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
-            Err(_elapsed) => {
-                Err(Problem::unavailable(format!("the request took longer than {limit} s")))
-            }
+            Err(_elapsed) => too_long(),
         };
         (answer, true)
     }
@@ -144,9 +198,10 @@ fn is_sane(request_id: &str) -> bool {
         && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
 }
 
-/// Writes, when dropped, a request into the figures and the log.
+/// Writes, when dropped, a request into the figures, the log and its trace.
 struct Record<'a> {
     metrics: &'a Metrics,
+    span: Option<ServerSpan>,
     started: Instant,
     method: Method,
     path: &'a str,
@@ -180,6 +235,12 @@ impl Drop for Record<'_> {
             status = self.status.as_u16(),
             duration_seconds = duration.as_secs_f64(),
             client = self.client.map(|ip| ip.to_string()),
+            user_id = request::user(),
         );
+        if let Some(span) = self.span.take() {
+            let route = Some(self.route).filter(|route| *route != UNMATCHED);
+            let is_known = method != "other";
+            span.end(self.method.as_str(), is_known, route, self.client, self.status);
+        }
     }
 }

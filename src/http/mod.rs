@@ -1,11 +1,15 @@
 //! What serves any API over HTTP: the listener, what every request gets, and the forms of bodies,
 //! errors and documentation.
 
+pub mod authorization;
 mod body;
+mod buckets;
+pub mod cache;
 mod client;
 pub mod conditional;
 mod cors;
 pub mod docs;
+pub mod idempotency;
 mod impatient;
 pub mod json;
 pub mod list;
@@ -13,6 +17,9 @@ pub mod middleware;
 pub mod operation;
 pub mod problem;
 pub mod query;
+mod rate_limit;
 pub mod routes;
 pub mod server;
+mod spans;
+pub mod terms;
 pub mod text;

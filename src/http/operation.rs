@@ -109,10 +109,13 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => vec![header(
             "Retry-After",
-            "Seconds; only where nothing has reached the database, so that a second try cannot \
-             write twice",
+            "Seconds; only where a second try cannot write twice: nothing has reached the database, \
+             or the request has an `Idempotency-Key`",
             u32::schema_ref(),
         )],
+        StatusCode::CONFLICT => {
+            vec![header("Location", "Where what is in the way is", String::schema_ref())]
+        }
         StatusCode::UNSUPPORTED_MEDIA_TYPE => vec![
             header("Accept", "The media type to send instead", String::schema_ref()),
             header("Accept-Encoding", "The coding to send instead", String::schema_ref()),

@@ -1,6 +1,6 @@
 //! Errors as a client sees them: `application/problem+json`, RFC 9457.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use poem::{
     Response,
@@ -11,7 +11,7 @@ use poem_openapi::{Object, error::ParsePathError};
 use sea_orm::DbErr;
 use serde::Serialize;
 
-use crate::{database::error as database, id::Id, request};
+use crate::{database::error as database, id::Id, identity::Refusal, request};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
@@ -36,14 +36,19 @@ pub struct Problem {
     errors: Option<Vec<Invalid>>,
     #[oai(skip)]
     #[serde(skip)]
-    header: Option<&'static (&'static str, &'static str)>,
+    header: Option<Box<(&'static str, Cow<'static, str>)>>,
+    /// For the figures: why a caller is refused.
+    #[oai(skip)]
+    #[serde(skip)]
+    pub refusal: Option<Refusal>,
 }
 
 /// One thing that is wrong with a request.
 #[derive(Clone, Debug, Object, Serialize)]
 #[oai(read_only_all)]
 pub struct Invalid {
-    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`.
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`,
+    /// `#/query/NAME`, `#/header/NAME`.
     pub pointer: String,
     /// What is wrong there.
     pub detail: String,
@@ -62,7 +67,13 @@ impl Problem {
             request_id: String::new(),
             errors: None,
             header: None,
+            refusal: None,
         }
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.header = Some(Box::new((name, value.into())));
+        self
     }
 
     /// A 422 with everything that is wrong.
@@ -71,21 +82,18 @@ impl Problem {
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// A 503. A client is told to try again only if nothing has reached the database: the answer
-    /// to an insert may be lost, but not the insert.
+    /// A 503. A client is told to try again only if that cannot write twice: the answer to an insert may
+    /// be lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        match request::statement_noted() {
-            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
-            false => Self::retry_later(detail),
+        match request::may_be_repeated() {
+            true => Self::retry_later(detail),
+            false => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
         }
     }
 
     /// A 503 to a request that may be sent again, whatever has reached the database.
     pub fn retry_later(detail: impl Into<String>) -> Self {
-        Self {
-            header: Some(&("retry-after", "1")),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header("retry-after", "1")
     }
 
     /// A 415, with the header that says what is supported instead (RFC 9110, section 15.5.16).
@@ -93,7 +101,8 @@ impl Problem {
         detail: impl Into<String>,
         supported: &'static (&'static str, &'static str),
     ) -> Self {
-        Self { header: Some(supported), ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail) }
+        let (name, value) = *supported;
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_header(name, value)
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -150,8 +159,8 @@ impl Problem {
         let mut response = Response::builder()
             .status(StatusCode::from_u16(self.status).expect("made from one"))
             .content_type(CONTENT_TYPE);
-        if let Some((name, value)) = self.header {
-            response = response.header(*name, *value);
+        if let Some((name, value)) = self.header.as_deref() {
+            response = response.header(*name, value.as_ref());
         }
         response.body(serde_json::to_vec(&self).expect("serializable"))
     }
@@ -173,6 +182,10 @@ impl ResponseError for Problem {
 
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
+        if database::is_missing_index(&error) {
+            // Refused before anything was written.
+            return Self::retry_later("an index that this needs is not there yet");
+        }
         let reason = database::reason(&error);
         if database::is_unavailable(&error) {
             tracing::warn!("database: {reason}");

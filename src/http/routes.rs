@@ -8,6 +8,8 @@ use poem::{
 };
 use serde_json::Value;
 
+use crate::http::terms::Terms;
+
 /// A path of the API such as `/users/{id}`.
 pub struct Route {
     pub template: String,
@@ -17,6 +19,10 @@ pub struct Route {
     pub allow: HeaderValue,
     /// The headers that its operations look at, as a preflight's answer lists them.
     pub request_headers: HeaderValue,
+    /// Whether it is there for everybody, whatever the API asks of its callers.
+    pub is_open: bool,
+    /// Whether it may be asked for however often.
+    pub is_unlimited: bool,
 }
 
 impl Route {
@@ -26,24 +32,34 @@ impl Route {
             template: template.to_owned(),
             allow: methods.parse().expect("names of methods"),
             request_headers: request_headers.parse().expect("names of headers"),
+            is_open: true,
+            is_unlimited: false,
         }
     }
 
-    /// A path that is only read.
+    /// A path that everybody may read, and that is only read.
     pub fn page(template: &str) -> Self {
         Self::new(template, "GET, HEAD", "if-none-match, x-request-id")
     }
 
     /// Each path of an OpenAPI document.
-    pub fn of_document(document: &str) -> Vec<Self> {
+    pub fn of_document(document: &str, terms: &Terms) -> Vec<Self> {
         let document: Value = serde_json::from_str(document).expect("made by poem-openapi");
         let paths = document["paths"].as_object().expect("an object");
-        paths.iter().map(|(path, operations)| Self::of_operations(path, operations)).collect()
+        let route = |(path, operations): (&String, &Value)| {
+            let is_unlimited = terms.is_open(path);
+            let is_open = is_unlimited || terms.security.is_none();
+            Self { is_unlimited, ..Self::of_operations(path, operations, is_open) }
+        };
+        paths.iter().map(route).collect()
     }
 
-    fn of_operations(path: &str, operations: &Value) -> Self {
+    fn of_operations(path: &str, operations: &Value, is_open: bool) -> Self {
         let mut methods = Vec::new();
         let mut headers = BTreeSet::from(["x-request-id".to_owned()]);
+        if !is_open {
+            headers.insert("authorization".to_owned());
+        }
         for (method, operation) in operations.as_object().expect("an object") {
             methods.push(method.to_uppercase());
             if !operation["requestBody"].is_null() {
@@ -58,7 +74,7 @@ impl Route {
         }
         let methods = methods.join(", ").replace("GET", "GET, HEAD");
         let headers: Vec<String> = headers.into_iter().collect();
-        Self::new(path, &methods, &headers.join(", "))
+        Self { is_open, ..Self::new(path, &methods, &headers.join(", ")) }
     }
 
     fn matches(&self, path: &str) -> bool {
@@ -79,10 +95,15 @@ impl Routes {
         self.0.iter().find(|route| route.matches(path))
     }
 
+    /// The route that `/users/` leads to, which is `/users`.
+    pub fn find_without_slash(&self, path: &str) -> Option<&Route> {
+        self.find(path.strip_suffix('/')?)
+    }
+
     /// The way from `/users/` to `/users`, as the predecessor shows it.
     pub fn without_slash(&self, path: &str) -> Option<Response> {
-        let path = path.strip_suffix('/').filter(|path| self.find(path).is_some())?;
-        let name = path.rsplit('/').next()?;
+        self.find_without_slash(path)?;
+        let name = path.strip_suffix('/')?.rsplit('/').next()?;
         let response = Response::builder()
             .status(StatusCode::TEMPORARY_REDIRECT)
             // Relative, so that it works under a prefix.

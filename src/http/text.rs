@@ -6,16 +6,20 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
+use serde::Serialize;
 use serde_json::Value;
 
-/// A text of 1 to `MAX` characters that is not blank and holds no NUL, which PostgreSQL cannot store.
-pub struct Text<const MAX: usize>(pub String);
+/// A text of 1 to `MAX` characters that holds no NUL, which PostgreSQL cannot store, and is not blank,
+/// unless it `MAY_BE_BLANK`.
+#[derive(Serialize)]
+pub struct Text<const MAX: usize, const MAY_BE_BLANK: bool = false>(pub String);
 
+const WITHOUT_NUL: &str = "^[^\\x00]*$";
 /// Not all of it white space (Unicode's property, as Rust has it), and none of it NUL.
-const PATTERN: &str = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
+const NOT_BLANK: &str = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
     \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$";
 
-impl<const MAX: usize> Text<MAX> {
+impl<const MAX: usize, const MAY_BE_BLANK: bool> Text<MAX, MAY_BE_BLANK> {
     pub fn wanted() -> String {
         format!("give a text of 1 to {MAX} characters")
     }
@@ -27,7 +31,7 @@ impl<const MAX: usize> Text<MAX> {
             Err(format!("has {length} characters: at most {MAX} are allowed"))
         } else if text.contains('\0') {
             Err("contains the character NUL (U+0000), which is not allowed".into())
-        } else if text.trim().is_empty() {
+        } else if text.is_empty() || !MAY_BE_BLANK && text.trim().is_empty() {
             Err(format!("is blank: {}", Self::wanted()))
         } else {
             Ok(Self(text))
@@ -35,7 +39,7 @@ impl<const MAX: usize> Text<MAX> {
     }
 }
 
-impl<const MAX: usize> Type for Text<MAX> {
+impl<const MAX: usize, const MAY_BE_BLANK: bool> Type for Text<MAX, MAY_BE_BLANK> {
     const IS_REQUIRED: bool = true;
 
     type RawValueType = Self;
@@ -49,7 +53,7 @@ impl<const MAX: usize> Type for Text<MAX> {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             min_length: Some(1),
             max_length: Some(MAX),
-            pattern: Some(PATTERN.into()),
+            pattern: Some(if MAY_BE_BLANK { WITHOUT_NUL } else { NOT_BLANK }.into()),
             ..MetaSchema::new("string")
         }))
     }
@@ -63,15 +67,53 @@ impl<const MAX: usize> Type for Text<MAX> {
     }
 }
 
-impl<const MAX: usize> ParseFromJSON for Text<MAX> {
+impl<const MAX: usize, const MAY_BE_BLANK: bool> ParseFromJSON for Text<MAX, MAY_BE_BLANK> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         let text = value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
         Self::new(text).map_err(ParseError::custom)
     }
 }
 
-impl<const MAX: usize> ToJSON for Text<MAX> {
+impl<const MAX: usize, const MAY_BE_BLANK: bool> ToJSON for Text<MAX, MAY_BE_BLANK> {
     fn to_json(&self) -> Option<Value> {
         Some(self.0.as_str().into())
+    }
+}
+
+/// `null`, or what it is about. To leave it out would be a mistake.
+pub struct OrNull<T>(pub Option<T>);
+
+impl<T: Type> Type for OrNull<T> {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        format!("nullable_{}", T::name()).into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref().merge(MetaSchema { nullable: true, ..MetaSchema::ANY })
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: ParseFromJSON> ParseFromJSON for OrNull<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        Option::parse_from_json(value).map(Self).map_err(ParseError::propagate)
+    }
+}
+
+impl<T: ToJSON> ToJSON for OrNull<T> {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.to_json().unwrap_or_default())
     }
 }

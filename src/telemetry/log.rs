@@ -127,6 +127,9 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         event.record(&mut line);
         request::with_id(|id| line.text("request_id", id));
+        if let Some(id) = request::trace_id() {
+            line.text("trace_id", &id.to_string());
+        }
         line.push(&[if self.json { "}\n" } else { "\n" }]);
         OUTBOX.put(&line.bytes);
     }

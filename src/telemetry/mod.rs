@@ -1,5 +1,8 @@
-//! What the service says of itself: its log and its metrics.
+//! What the service says of itself: its log, its metrics and its traces.
 
+mod exporter;
 pub mod log;
 pub mod metrics;
 mod process;
+mod spans;
+pub mod traces;

@@ -27,6 +27,38 @@ impl Kind for WriteFailure {
         &[CUT_SHORT, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
 }
 
+/// Reading one's own.
+pub struct ReadOwnFailure;
+impl Kind for ReadOwnFailure {
+    const STATUSES: &[Status] =
+        &[(StatusCode::NOT_FOUND, "The caller has no user yet."), INTERNAL, UNAVAILABLE];
+}
+
+const TAKEN: Status = (StatusCode::CONFLICT, "The subject has a user already: `Location`.");
+
+/// Writing what there is once for each subject.
+pub struct WriteOwnFailure;
+impl Kind for WriteOwnFailure {
+    const STATUSES: &[Status] =
+        &[CUT_SHORT, TOO_SLOW, TAKEN, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Binding a subject to a user.
+pub struct BindFailure;
+impl Kind for BindFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        NOT_FOUND,
+        TOO_SLOW,
+        TAKEN,
+        TOO_LARGE,
+        NOT_JSON,
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
 /// Writing what belongs to a user.
 pub struct WriteForUserFailure;
 impl Kind for WriteForUserFailure {

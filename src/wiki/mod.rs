@@ -2,4 +2,6 @@
 
 mod failure;
 pub mod posts;
+mod search;
+pub mod subjects;
 pub mod users;

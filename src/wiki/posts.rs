@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use migration::POSTS_OF_USER;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Select, Set, SqlErr,
+    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Set, SqlErr,
     sea_query::{Expr, Func},
 };
 use serde::Serialize;
@@ -14,8 +15,12 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
+    database::insert::Inserted,
     http::{
+        authorization::{Caller, not_own},
+        cache::{Fresh, Key},
         conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
@@ -24,9 +29,11 @@ use crate::{
         text::Text,
     },
     id::Id,
+    request::note_user,
     wiki::{
         failure::{ListFailure, ReadFailure, WriteForUserFailure},
-        users,
+        search::{self, Search},
+        subjects, users,
     },
 };
 
@@ -94,7 +101,7 @@ fn excerpt() -> Expr {
 }
 
 /// A post to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewPost {
     /// The id of the user who writes it.
@@ -134,10 +141,29 @@ impl Posts {
         Self { app: app.clone(), created: app.metrics.counter("posts_created_total", help) }
     }
 
-    async fn entries(&self, page: &Page, posts: Select<Entity>) -> Result<Vec<Entry>, Problem> {
-        let posts = page.of(posts, Column::PostId).into_partial_model();
-        Ok(posts.all(self.app.database()?).await?)
+    async fn search(&self, page: &Page, words: &Search) -> Result<Vec<Entry>, Problem> {
+        let database = search::database(&self.app)?;
+        let posts = words.of(page, Entity::find(), Column::PostId, database.get_database_backend());
+        posts.into_partial_model().all(database).await.map_err(search::problem)
     }
+
+    /// What is done once a post is inserted.
+    fn inserted(&self) -> impl FnOnce(&Post) + use<> {
+        let Self { app, created } = self.clone();
+        move |post| {
+            created.inc();
+            app.cache.forget(&key(post.post_id));
+        }
+    }
+}
+
+fn key(post: Id) -> Key {
+    ("posts", post)
+}
+
+async fn find(app: &App, id: Id) -> Result<Post, Problem> {
+    let post = Entity::find_by_id(id).one(app.database()?).await?;
+    post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
 }
 
 #[OpenApi(tag = "Tag::Posts")]
@@ -152,12 +178,25 @@ impl Posts {
         limit: Query<Limit>,
         /// Only posts with a lower id.
         before: Query<Id>,
+        /// Only posts that have all of these words, in any order and case: 1 to 1,000 characters with at
+        /// least one word, which is a run of letters and digits. Where `SEARCH=true` is set.
+        q: Query<Search>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
     ) -> Result<Listed<Entry>, Failure<ListFailure>> {
         let page = Page::new(limit, before);
-        let posts = self.entries(&page, Entity::find()).await?;
+        let (page, posts) = match q.0 {
+            Some(words) => {
+                let posts = self.search(&page, &words).await?;
+                (page.keeping("q", words), posts)
+            }
+            None => {
+                let posts = page.of(Entity::find(), Column::PostId);
+                let posts = posts.into_partial_model().all(self.app.database()?).await?;
+                (page, posts)
+            }
+        };
         Ok(page.answer(posts, |post| post.post_id, if_none_match))
     }
 
@@ -179,7 +218,9 @@ impl Posts {
     ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
         let page = Page::new(limit, before);
         let posts = Entity::find().filter(Column::UserId.eq(id.0));
-        let posts = self.entries(&page, posts).await?;
+        let posts = page.of(posts, Column::PostId).into_partial_model();
+        let database = self.app.database_with(&POSTS_OF_USER)?;
+        let posts: Vec<Entry> = posts.all(database).await?;
         if posts.is_empty() {
             users::find(&self.app, id.0).await?;
         }
@@ -192,8 +233,15 @@ impl Posts {
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
+        caller: Caller,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
+        let once = key.once(caller.0.as_deref(), &new.0, &[Column::UserId, Column::Content]);
         let NewPost { user_id, content } = new.0;
         let post = ActiveModel {
             post_id: NotSet,
@@ -201,7 +249,21 @@ impl Posts {
             user_id: Set(user_id),
             created_time: Set(Time::now()),
         };
-        let inserted = self.app.database()?.insert(post, &self.created).await;
+        let database = self.app.database()?;
+        // An admin may write for all.
+        if let Some(caller) = caller.0.filter(|caller| !caller.is_admin) {
+            let terms = subjects::writes_as(&caller, user_id);
+            let post = match database.insert_on(terms, post, once, self.inserted()).await? {
+                Inserted::Row(post) => post,
+                Inserted::KeyUsed => return Err(IdempotencyKey::used().into()),
+                Inserted::Nothing => {
+                    return Err(not_own(format!("user {user_id} is not yours to write as")).into());
+                }
+            };
+            note_user(user_id.0);
+            return Ok(Created::at(format!("posts/{}", post.post_id), &post));
+        }
+        let inserted = database.insert(post, once, self.inserted()).await;
         let post = inserted.map_err(|error: DbErr| match error.sql_err() {
             // The key is the check: looking first would cost a round trip, and still race.
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
@@ -209,6 +271,7 @@ impl Posts {
             }
             _ => error.into(),
         })?;
+        let post = post.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("posts/{}", post.post_id), &post))
     }
 
@@ -223,9 +286,15 @@ impl Posts {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<Post>, Failure<ReadFailure>> {
-        let post = Entity::find_by_id(id.0).one(self.app.database()?).await?;
-        let post = post.ok_or_else(|| Problem::not_found(format!("there is no post {}", id.0)))?;
-        Ok(Found::new(&post, conditional::strong(post.created_time), &if_none_match))
+        let read = async {
+            let post = find(&self.app, id.0).await?;
+            let etag = conditional::strong(post.created_time);
+            Ok((post, etag))
+        };
+        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
+use serde::Serialize;
 
 use crate::{
     app::App,
     clock::Time,
     http::{
+        cache::{Fresh, Key},
         conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
@@ -49,7 +52,7 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-use entity::{ActiveModel, Column, Entity, Model as User};
+pub use entity::{ActiveModel, Column, Entity, Model as User};
 
 impl Example for User {
     fn example() -> Self {
@@ -58,7 +61,7 @@ impl Example for User {
 }
 
 /// A user to be created. Unknown fields are ignored.
-#[derive(Object)]
+#[derive(Object, Serialize)]
 #[oai(example)]
 struct NewUser {
     /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
@@ -78,22 +81,43 @@ impl FromFields for NewUser {
 }
 
 #[derive(Tags)]
-enum Tag {
+pub enum Tag {
     /// Those who write posts.
     Users,
 }
 
+/// The users while anybody may write as anybody: a path's operations stand in one place.
 #[derive(Clone)]
-pub struct Users {
-    app: Arc<App>,
+pub struct AnyUsers(pub Creation);
+
+/// What creating users takes, whoever does it.
+#[derive(Clone)]
+pub struct Creation {
+    pub app: Arc<App>,
     created: IntCounter,
 }
 
-impl Users {
+impl Creation {
     pub fn new(app: &Arc<App>) -> Self {
         let help = "Users created since the start";
         Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
     }
+
+    /// What is done once a user is inserted.
+    pub fn inserted(&self) -> impl FnOnce(&User) + use<> {
+        let Self { app, created } = self.clone();
+        move |user| {
+            created.inc();
+            app.cache.forget(&key(user.id));
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Users(pub Arc<App>);
+
+fn key(user: Id) -> Key {
+    ("users", user)
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
@@ -101,8 +125,17 @@ pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
     user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
 }
 
+pub async fn list(
+    app: &App,
+    page: Page,
+    if_none_match: IfNoneMatch,
+) -> Result<Listed<User>, Problem> {
+    let users = page.of(Entity::find(), Column::Id).all(app.database()?).await?;
+    Ok(page.answer(users, |user| user.id, if_none_match))
+}
+
 #[OpenApi(tag = "Tag::Users")]
-impl Users {
+impl AnyUsers {
     /// List users
     ///
     /// The newest first.
@@ -117,22 +150,33 @@ impl Users {
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        let page = Page::new(limit, before);
-        let users = page.of(Entity::find(), Column::Id).all(self.app.database()?).await?;
-        Ok(page.answer(users, |user| user.id, if_none_match))
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
     }
 
     /// Create a user
     ///
     /// Two users may have the same name.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
-    async fn create(&self, new: Json<NewUser>) -> Result<Created<User>, Failure<WriteFailure>> {
+    async fn create(
+        &self,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
+        new: Json<NewUser>,
+    ) -> Result<Created<User>, Failure<WriteFailure>> {
+        let once = key.once(None, &new.0, &[Column::Name]);
         let user =
             ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
-        let user = self.app.database()?.insert(user, &self.created).await?;
+        let user = self.0.app.database()?.insert(user, once, self.0.inserted()).await?;
+        let user = user.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("users/{}", user.id), &user))
     }
+}
 
+#[OpenApi(tag = "Tag::Users")]
+impl Users {
     /// Read a user
     ///
     /// The same as `/user/{id}`.
@@ -144,9 +188,16 @@ impl Users {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        let user = find(&self.app, id.0).await?;
-        Ok(Found::new(&user, conditional::strong(user.created_time), &if_none_match))
+        let read = async {
+            let user = find(&self.0, id.0).await?;
+            let etag = conditional::strong(user.created_time);
+            Ok((user, etag))
+        };
+        Ok(self.0.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 
     /// Read a user, by the predecessor's path
@@ -160,7 +211,10 @@ impl Users {
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
         if_none_match: IfNoneMatch,
+        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
+        #[oai(name = "Cache-Control")]
+        fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        self.read(id, if_none_match).await
+        self.read(id, if_none_match, fresh).await
     }
 }

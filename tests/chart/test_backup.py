@@ -110,7 +110,7 @@ class Commands:
             re.DOTALL | re.MULTILINE,
         )
         blocks = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
-        _, _, self.back_up, self.restore = map(textwrap.dedent, blocks)
+        *_, self.back_up, self.restore = map(textwrap.dedent, blocks)
         self.folder = folder
         (folder / "chart").symlink_to(CHART)
         self.path = f"{kubectl(folder / 'bin')}:{os.environ['PATH']}"

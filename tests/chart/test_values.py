@@ -68,6 +68,32 @@ REFUSED = {
         ["externalDatabase.host=db:5432", "externalDatabase.password=p"],
         "externalDatabase.port",
     ),
+    "a collector without its scheme": (
+        ["api.tracing.endpoint=collector:4318"],
+        "/api/tracing/endpoint",
+    ),
+    "a password in the address of a collector": (
+        ["api.tracing.endpoint=http://u:p@collector:4318"],
+        "/api/tracing/endpoint",
+    ),
+    "an unknown sampler": (["api.tracing.sampler=sometimes"], "/api/tracing/sampler"),
+    "a share above one": (["api.tracing.samplerArg=10"], "/api/tracing/samplerArg"),
+    "an issuer without an audience": (["api.auth.issuer=https://id"], "api.auth.audience"),
+    "an audience without an issuer": (["api.auth.audience=wiki"], "api.auth.issuer"),
+    "keys without an issuer": (["api.auth.jwksConfigMap=keys"], "api.auth.issuer"),
+    "an authority without an issuer": (["api.auth.caSecret=ca"], "api.auth.issuer"),
+    "tokens for reading without an issuer": (["api.auth.read=token"], "api.auth.issuer"),
+    "readers that there are not": (["api.auth.read=all"], "/api/auth/read"),
+    "an unknown type of token": (["api.auth.tokenType=JWT"], "/api/auth/tokenType"),
+    "a limit of negative requests": (["api.rateLimit.perSecond=-1"], "/api/rateLimit/perSecond"),
+    "a limit that is none": (["api.rateLimit.perSecond=1000001"], "/api/rateLimit/perSecond"),
+    "half of a request at once": (["api.rateLimit.burst=1.5"], "/api/rateLimit/burst"),
+    "a burst without a limit": (["api.rateLimit.burst=5"], "api.rateLimit.perSecond"),
+    "a limit for the Ingress": (["api.rateLimit.perSecond=5"], "TRUSTED_PROXIES"),
+    "a limit for the Ingress, and proxies that are none": (
+        ["api.rateLimit.perSecond=5", "api.extraEnv[0].name=TRUSTED_PROXIES"],
+        "TRUSTED_PROXIES",
+    ),
     "a Grafana with nothing to ask": (["prometheus.enabled=false"], "grafana.prometheusUrl"),
 }
 
@@ -78,6 +104,54 @@ def test_a_bad_value_is_refused_by_its_name(helm: Helm, settings: list[str], nam
     assert run.returncode != 0
     assert not run.stdout
     assert named in run.stderr
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ["api.extraEnv[0].name=TRUSTED_PROXIES", "api.extraEnv[0].value=10.42.0.0/16"],
+        ["ingress.enabled=false"],
+    ],
+)
+def test_a_rate_limit(helm: Helm, ways: list[str]) -> None:
+    def variables(*settings: str) -> dict[str, Any]:
+        arguments = [f"--set={each}" for each in ways]
+        arguments += [f"--set-json={each}" for each in settings]
+        (container,) = helm.objects(*arguments).pods()["wiki-release-api"]["containers"]
+        return {each["name"]: each.get("value") for each in container["env"]}
+
+    assert "RATE_LIMIT_PER_SECOND" not in variables()
+    found = variables("api.rateLimit.perSecond=2.5")
+    assert found["RATE_LIMIT_PER_SECOND"] == "2.5"
+    assert "RATE_LIMIT_BURST" not in found
+    found = variables("api.rateLimit.perSecond=1000000", "api.rateLimit.burst=4294967295")
+    assert float(found["RATE_LIMIT_PER_SECOND"]) == 1_000_000
+    assert found["RATE_LIMIT_BURST"] == "4294967295"
+
+
+def test_an_issuer_of_tokens(helm: Helm) -> None:
+    """Its keys and its authority are files that change under a running pod."""
+    settings = ("issuer=https://id.example.org", "audience=wiki", "read=token", "tokenType=any")
+    files = ("jwksConfigMap=keys", "caSecret=authority")
+    arguments = [f"--set=api.auth.{each}" for each in (*settings, *files)]
+    pod = helm.objects(*arguments).pods()["wiki-release-api"]
+    (container,) = pod["containers"]
+    found = {each["name"]: each.get("value") for each in container["env"]}
+    wanted = {"AUTH_ISSUER": "https://id.example.org", "AUTH_AUDIENCE": "wiki"}
+    wanted |= {"AUTH_READ": "token", "AUTH_TOKEN_TYPE": "any"}
+    assert {name: found.get(name) for name in wanted} == wanted
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    for variable, mounted in (("AUTH_JWKS_FILE", "keys"), ("AUTH_CA_FILE", "authority")):
+        folder, _, file = found[variable].rpartition("/")
+        (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == folder]
+        assert "subPath" not in mount
+        volume = volumes[mount["name"]]
+        source = volume.get("configMap") or volume["secret"]
+        assert mounted in source.values()
+        assert source["items"][0]["path"] == file
+    plain = helm.objects().pods()["wiki-release-api"]
+    assert "AUTH_" not in str(plain)
+    assert "volumes" not in plain
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -167,6 +241,28 @@ def test_a_variable_of_the_users_replaces_the_charts(
     assert [each for each in container["env"] if each["name"] == name] == [
         {"name": name, "value": "mine"}
     ]
+
+
+@pytest.mark.parametrize(("search", "value"), [("false", None), ("true", "true"), ("drop", "drop")])
+def test_the_search_is_a_value(helm3: Helm, search: str, value: str | None) -> None:
+    objects = helm3.objects(f"--set=api.search={search}")
+    assert environment(objects, "wiki-release-api").get("SEARCH") == value
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds", "size"),
+    [
+        ('{"seconds": 0}', None, None),
+        ('{"seconds": 0.5}', "0.5", "16777216"),
+        ('{"seconds": 86400, "bytes": 100000}', "86400", "100000"),
+        ("null", None, None),
+    ],
+)
+def test_the_cache_is_a_value(
+    helm3: Helm, values: str, seconds: str | None, size: str | None
+) -> None:
+    variables = environment(helm3.objects(f"--set-json=api.cache={values}"), "wiki-release-api")
+    assert (variables.get("CACHE_SECONDS"), variables.get("CACHE_BYTES")) == (seconds, size)
 
 
 def number(quantity: str) -> float:
@@ -260,6 +356,43 @@ def test_tls_and_a_host_reach_the_ingress_and_grafana(helm3: Helm) -> None:
 def environment(objects: Objects, name: str) -> dict[str, Any]:
     (container,) = objects.pods()[name]["containers"]
     return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+
+
+def test_tracing(helm3: Helm) -> None:
+    """Off by default, to the letter; on, the pods get OpenTelemetry's own variables."""
+    bare = environment(helm3.objects(), "wiki-release-api")
+    assert not [name for name in bare if name.startswith("OTEL") or name == "POD_NAME"]
+    objects = helm3.objects(f"--values={CHART / 'ci' / 'production.yaml'}", "--namespace=team")
+    found = environment(objects, "wiki-release-api")
+    assert {name: found[name] for name in found if name.startswith("OTEL")} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector.observability:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": {"secretKeyRef": {"name": "collector", "key": "headers"}},
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/ssl/collector/ca.crt",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        "OTEL_SERVICE_NAME": "wiki-release-api",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=team,k8s.pod.name=$(POD_NAME),"
+        "deployment.environment.name=production%2C%20west",
+    }
+    # Kubernetes fills in only what is named before.
+    names = list(found)
+    assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
+    pod = objects.pods()["wiki-release-api"]
+    (volume,) = pod["volumes"]
+    assert volume["secret"]["secretName"] == "collector-ca"
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], "/etc/ssl/collector")
+    # Beside the authorities of a database of one's own, which the backup has, too.
+    both = helm3.objects(
+        f"--values={CHART / 'ci' / 'external-database.yaml'}",
+        "--set=externalDatabase.caSecret=database,api.tracing.endpoint=https://c",
+        "--set=api.tracing.caSecret=collector,backup.enabled=true",
+    )
+    for name, volumes in both.pods().items():
+        mounts = [each["name"] for each in volumes["containers"][0].get("volumeMounts", [])]
+        assert ("collector-ca" in mounts) == (name == "wiki-release-api"), name
+    api = both.pods()["wiki-release-api"]
+    assert [each["name"] for each in api["volumes"]] == ["database-ca", "collector-ca"]
 
 
 def test_the_password_is_generated_and_is_nowhere_but_in_its_secret(helm3: Helm) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -15,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support import tokens
 from support.api import create_user
 from support.databases import Database, SqliteDatabase
 from support.figures import Figures
-from support.service import Service, StartService, requests_seen
+from support.service import ROOT, Service, StartService, requests_seen
+from support.tokens import ADMIN, Issuer, write_keys
 
 JSON = {"content-type": "application/json"}
 # What allocators keep for themselves is less; a leak of 300 bytes per request is more.
@@ -102,10 +105,10 @@ PIECES = [
 ]
 
 
-def almost_http(chance: random.Random) -> bytes:
+def almost_http(chance: random.Random, seeds: list[bytes]) -> bytes:
     if chance.random() < 0.02:
         return chance.randbytes(chance.randint(1, 2000))
-    data = bytearray(chance.choice(SEEDS))
+    data = bytearray(chance.choice(seeds))
     for _ in range(chance.randint(0, 4)):
         at = chance.randint(0, len(data))
         match chance.randrange(5):
@@ -168,23 +171,41 @@ def slow_clients(service: Service) -> Iterator[None]:
         client.result()
 
 
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[Issuer]:
+    """Nobody calls it: its keys are in the file keys.json."""
+    with tokens.issuer() as one:
+        write_keys(tmp_path / "keys.json", *one.keys)
+        yield one
+
+
+@pytest.mark.parametrize("callers", ["anybody", "known"])
 def test_random_bytes_as_http(
     sqlite_database: SqliteDatabase,
     start_service: StartService,
     figures: Figures,
     chance: random.Random,
     long: bool,
+    callers: str,
+    issuer: Issuer,
 ) -> None:
     requests = 100_000 if long else 4000
-    service = start_service(sqlite_database, RUST_LOG="warn")
-    create_user(service.client)
+    seeds, variables = SEEDS, {}
+    if callers == "known":
+        token = issuer.token(scope=ADMIN)
+        line = b"host: wiki\r\nauthorization: Bearer %s\r\n" % token.encode()
+        seeds = [*SEEDS, *(seed.replace(b"host: wiki\r\n", line) for seed in SEEDS)]
+        variables = issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
+    service = start_service(sqlite_database, RUST_LOG="warn", **variables)
+    if callers == "anybody":
+        create_user(service.client)
     with (
         unharmed(service, figures, sent=requests) as warm,
-        slow_clients(service),
+        slow_clients(service) if callers == "anybody" else contextlib.nullcontext(),
         ThreadPoolExecutor(4) as clients,
     ):
         for sent in range(0, requests, 1000):
-            some = [almost_http(chance) for _ in range(1000)]
+            some = [almost_http(chance, seeds) for _ in range(1000)]
             list(clients.map(lambda data: send(service, data), some))
             if sent == requests // 4:
                 warm()
@@ -357,21 +378,35 @@ def test_any_text_comes_back_as_sent(
                 figures.progress(f"{number + 1:,} of {names:,} names")
 
 
-@pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing,stateful"])
+@pytest.mark.parametrize(
+    ("phases", "callers"),
+    [
+        ("examples,coverage", "anybody"),
+        ("fuzzing,stateful", "anybody"),
+        ("examples,coverage,fuzzing", "known"),
+    ],
+)
 def test_schemathesis_finds_nothing(
     database: Database,
     start_service: StartService,
     figures: Figures,
     phases: str,
+    callers: str,
     long: bool,
     tmp_path: Path,
+    issuer: Issuer,
 ) -> None:
-    service = start_service(database, RUST_LOG="warn")
+    variables, header = {}, ()
+    if callers == "known":
+        variables = issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
+        header = ("--header", f"Authorization: Bearer {issuer.token(scope=ADMIN)}")
+    service = start_service(database, RUST_LOG="warn", SEARCH="true", **variables)
     schemathesis = Path(sys.executable).parent / "schemathesis"
     with unharmed(service, figures):
         run = subprocess.run(
             [
                 *(schemathesis, "run", f"{service.url}/openapi.json"),
+                *header,
                 *("--checks", "all"),
                 *("--phases", phases),
                 *("--max-examples", "500" if long else "60"),
@@ -380,6 +415,11 @@ def test_schemathesis_finds_nothing(
                 "--no-color",
             ],
             cwd=tmp_path,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT / "tests"),
+                "SCHEMATHESIS_HOOKS": "support.schemathesis_hooks",
+            },
             capture_output=True,
             text=True,
             check=False,

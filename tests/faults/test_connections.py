@@ -1,12 +1,14 @@
 """Clients whose connections break, and too many of them."""
 
 import contextlib
+import itertools
 import json
 import random
 import resource
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -95,6 +97,53 @@ def test_running_out_of_file_descriptors(
     assert set(ledger.statuses) == {201}
     figures.report(f"{ledger.settle(database)}, {spent:.2f} s of CPU time in 2 s without any left")
     assert create_user(service.client)
+
+
+def test_answers_that_are_cut_off_are_asked_for_again(
+    database: Database,
+    start_service: StartService,
+    figures: Figures,
+    chance: random.Random,
+    long: bool,
+) -> None:
+    """By the same Idempotency-Key, until there is an answer: rows are as many as intents."""
+    intents, clients = 10_000 if long else 200, 8
+    service = start_service(database, RUST_LOG="warn")
+    cuts = itertools.count()
+
+    def write(number: int) -> dict[str, object]:
+        name, rounds = f"user {number}", chance.randrange(1, 4)
+        body = json.dumps({"name": name}).encode()
+        head = (
+            f"POST /users HTTP/1.1\r\nhost: wiki\r\nidempotency-key: {number}\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        for _ in range(rounds):
+            with service.connect() as client:
+                client.sendall(head.encode() + body)
+                if chance.random() < 0.5:
+                    client.recv(chance.randrange(1, 40))
+                if chance.random() < 0.5:
+                    reset = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            if (cut := next(cuts)) % 5000 == 4999:
+                figures.progress(f"{cut + 1:,} cuts")
+
+        def answer() -> httpx.Response | None:
+            headers = {"Idempotency-Key": f'"{number}"'}
+            answer = service.client.post("/users", json={"name": name}, headers=headers)
+            assert answer.status_code == 201 or answer.headers["retry-after"], answer.text
+            return answer if answer.status_code == 201 else None
+
+        return wait_until(answer, f"an answer for {name}", seconds=60).json()
+
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(write, range(intents)))
+    wait_until(lambda: metrics(service)["http_requests_in_flight"] == 1, "every request to end")
+    rows = dict(database.execute("SELECT id, name FROM users"))
+    assert rows == {answer["id"]: answer["name"] for answer in answers}
+    assert metrics(service)["users_created_total"] == len(rows) == intents
+    figures.report(f"{next(cuts):,} answers cut off, {intents:,} intents, {len(rows):,} rows")
 
 
 def test_memory_for_connections_at_their_worst(

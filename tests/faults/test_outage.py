@@ -213,6 +213,29 @@ def test_no_retry_after_where_an_insert_was_sent(
     assert "retry-after" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/users", "/posts"])
+def test_retry_after_wherever_the_request_has_a_key(
+    database: Database, start_service: StartService, path: str
+) -> None:
+    """However far it came: the retry writes what the first try has not, and no more."""
+    service = start_service(database, DATABASE_POOL_SIZE=1, REQUEST_TIMEOUT_SECONDS=1.5)
+    body = {"user_id": create_user(service.client)["id"], "content": "x", "name": "x"}
+    keys = ["warm", "a", "b"]
+
+    def send(key: str) -> httpx.Response:
+        return service.client.post(path, json=body, headers={"Idempotency-Key": key})
+
+    wait_until(lambda: send("warm").status_code == 201, "the index that keys take")
+    with database.writes_blocked(), ThreadPoolExecutor(2) as pool:
+        for answer in pool.map(send, keys[1:]):
+            problem(answer, 503)
+            assert int(answer.headers["retry-after"]) >= 1
+    for key in keys:
+        wait_until(lambda k=key: send(k).status_code == 201, "the retry")
+    rows = database.execute(f"SELECT count(*), count(idempotency_key) FROM {path[1:]}")
+    assert rows == [(4 if path == "/users" else 3, 3)]
+
+
 def test_no_retry_after_where_an_insert_may_still_be_sent(
     database: Database, start_service: StartService
 ) -> None:
@@ -352,7 +375,10 @@ def test_clients_that_hang_up_have_the_database_open_no_more_than_the_pool(
         postgres_database, DATABASE_POOL_SIZE=4, DATABASE_STATEMENT_TIMEOUT_SECONDS=60
     )
     user = create_user(service.client)
-    ours = "FROM pg_stat_activity WHERE application_name = 'wiki-service'"
+    ours = (
+        "FROM pg_stat_activity "
+        "WHERE application_name = 'wiki-service' AND datname = current_database()"
+    )
     resting = metrics(service)["http_requests_in_flight"]
     with postgres_database.connect() as other, other.transaction(force_rollback=True):
         other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from support.api import Answer, create_user, problem, timed
@@ -100,6 +101,35 @@ def test_a_write_whose_wait_was_ended_is_not_acknowledged(
         answer = pending.result()
     problem(answer, 503)
     assert "retry-after" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/users", "/posts"])
+def test_a_repeat_waits_for_the_standby_that_the_first_try_did_not_wait_for(
+    database: PostgresDatabase, start_service: StartService, path: str
+) -> None:
+    """Its row is visible, and may yet be lost: to tell of it would acknowledge it."""
+    service = start_service(database)
+    body = {"user_id": create_user(service.client)["id"], "content": "Notes", "name": "Grace"}
+
+    def send(key: str) -> httpx.Response:
+        return service.client.post(path, json=body, headers={"Idempotency-Key": key})
+
+    wait_until(lambda: send("warm").status_code == 201, "the index that keys take")
+    with no_standby(database.server):
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(send, "k")
+            wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit to wait")
+            database.execute(f"SELECT pg_cancel_backend(pid) {WAITING}")
+            refused = pending.result()
+        assert int(refused.headers["retry-after"]) >= 1, refused.text
+        newest = service.client.get(path).json()[0]
+        for key in ("k", "warm"):
+            answer = send(key)
+            problem(answer, 503)
+            assert int(answer.headers["retry-after"]) >= 1
+    answer = wait_until(lambda: (a := send("k")).status_code == 201 and a, "a standby").json()
+    assert newest.items() & answer.items(), (newest, answer)
+    assert service.client.get(path).json()[0] == newest
 
 
 def test_a_start_that_waits_for_a_standby_ends_at_its_limit(

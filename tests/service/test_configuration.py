@@ -37,11 +37,33 @@ VARIABLES = {
     "IDLE_TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",
     "MAX_BODY_BYTES",
+    "CACHE_SECONDS",
+    "CACHE_BYTES",
+    "SEARCH",
     "SHUTDOWN_GRACE_SECONDS",
     "TRUSTED_PROXIES",
     "CORS_ALLOWED_ORIGINS",
+    "AUTH_ISSUER",
+    "AUTH_AUDIENCE",
+    "AUTH_JWKS_FILE",
+    "AUTH_CA_FILE",
+    "AUTH_READ",
+    "AUTH_TOKEN_TYPE",
+    "RATE_LIMIT_PER_SECOND",
+    "RATE_LIMIT_BURST",
     "LOG_FORMAT",
     "RUST_LOG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
 }
 
 
@@ -129,6 +151,9 @@ def test_an_unknown_argument_is_refused(program: Path) -> None:
         ("REQUEST_TIMEOUT_SECONDS", "10s"),
         ("REQUEST_TIMEOUT_SECONDS", "NaN"),
         ("SHUTDOWN_GRACE_SECONDS", "1e400"),
+        ("CACHE_SECONDS", "-1"),
+        ("CACHE_SECONDS", "86401"),
+        ("CACHE_SECONDS", "on"),
         ("MAX_BODY_BYTES", "1MiB"),
         ("MAX_BODY_BYTES", "9223372036854775807"),
         ("TRUSTED_PROXIES", "127.0.0.1/33"),
@@ -152,6 +177,21 @@ def test_a_bad_value_is_named_in_one_line(
     assert len(said.splitlines()) == 1, said
     assert variable in said
     assert "s3cr3t" not in said
+
+
+def test_a_cache_of_bad_size_is_refused(program: Path, tmp_path: Path) -> None:
+    for size in ("0", "16MiB", "-1"):
+        refused = run(program, cwd=tmp_path, PORT="0", CACHE_SECONDS="1", CACHE_BYTES=size)
+        assert refused.returncode == 1
+        assert f'CACHE_BYTES="{size}"' in refused.stderr
+
+
+def test_a_variable_without_the_one_it_belongs_to_is_refused(program: Path, tmp_path: Path) -> None:
+    refused = run(program, cwd=tmp_path, PORT="0", CACHE_BYTES="1000000")
+    assert refused.returncode == 1
+    (line,) = (refused.stdout + refused.stderr).splitlines()
+    assert "CACHE_BYTES" in line
+    assert "CACHE_SECONDS" in line
 
 
 def test_a_wrong_password_fails_at_once(

@@ -180,17 +180,34 @@ class Dialects:
         return [bool(re.search(pattern, text)) for text in texts]
 
 
+# of an Idempotency-Key
+KEYS = ["k-1", '"k-2"', 'a"b', '"a\\"b"', '"a\\\\b"', "x" * 255, f'"{"x" * 254}\\""', "a,b;c", "\\"]
+NO_KEYS = ['"', '""', '"a', '"a"b', '"a\\b"', '"a\\"', "a b", '"a b"', "x" * 256, f'"{"x" * 256}"']
+
+
+def post_by(api: httpx.Client, key: str) -> httpx.Response:
+    return api.post("/users", json={"name": "Ada"}, headers={"Idempotency-Key": key})
+
+
 @pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True)
 def test_patterns_mean_the_same_in_every_dialect_and_here(
     api: httpx.Client, document: dict[str, Any], page: Page, tmp_path: Path
 ) -> None:
     dialects = Dialects(page, tmp_path)
     judges = (dialects.ecmascript, dialects.re2, dialects.pcre2, dialects.python)
-    patterns = set(map(json.loads, re.findall(r'"pattern": ("[^"]*")', json.dumps(document))))
+    patterns = set(
+        map(json.loads, re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(document)))
+    )
     name = request_schema(document, "/users")["properties"]["name"]["pattern"]
     content = request_schema(document, "/posts")["properties"]["content"]["pattern"]
     assert name == content
-    for pattern in patterns - {name}:
+    key = next(pattern for pattern in patterns if pattern.startswith("^([!"))
+    assert {post_by(api, text).status_code for text in KEYS} == {201}
+    assert {post_by(api, text).status_code for text in NO_KEYS} == {422}
+    for judge in judges:
+        judged = judge(key, KEYS + NO_KEYS)
+        assert judged == [True] * len(KEYS) + [False] * len(NO_KEYS), judge.__name__
+    for pattern in patterns - {name, key}:
         example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
         for judge in judges:
             assert judge(pattern, [example, "x"]) == [True, False], f"{judge.__name__}: {pattern}"

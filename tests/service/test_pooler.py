@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -137,3 +138,27 @@ def test_a_statement_has_its_limit_behind_a_pooler_too(
         wait_until(lambda: "statement timeout" in service.text, "the server to end it")
         assert service.client.get(f"/users/{user['id']}").json() == user
     assert create_user(service.client)
+
+
+def test_an_index_is_built_behind_a_pooler_too(
+    pooler: Pooler,
+    postgres_database: PostgresDatabase,
+    start_service: StartService,
+    previous: Path,
+) -> None:
+    """Two replicas take turns by a lock that no session of the pooler's keeps."""
+    old = start_service(postgres_database, version=previous)
+    create_post(old.client, create_user(old.client)["id"])
+    settings = postgres_database.environment_at(pooler.port)
+    replicas = [start_service(until="nothing", **settings) for _ in range(2)]
+    for replica in replicas:
+        replica.wait_until_ready()
+        create_user(replica.client)
+    for replica in replicas:
+        served = lambda one=replica: one.client.get("/users/1/posts").status_code == 200  # noqa: E731
+        wait_until(served, "what needs the index")
+    text = "".join(replica.text for replica in replicas)
+    assert text.count("posts_user_id_post_id is being built") == 1
+    if pooler.mode == "transaction":
+        assert_nothing_is_left(pooler, postgres_database)
+    assert postgres_database.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []

@@ -48,6 +48,8 @@ def test_an_older_dump_is_brought_up_to_date_without_anybodys_help(
     assert not [line for line in replaced.text.splitlines() if "ERROR" in line and "plan" in line]
     assert replaced.client.get("/users/1").json()["name"] == "Ada"
     assert create_post(replaced.client, create_user(replaced.client)["id"])["post_id"] == 2
+    with_index = lambda: replaced.client.get("/users/1/posts").status_code == 200  # noqa: E731
+    wait_until(with_index, "the index to be built anew")
     types = (
         "SELECT data_type FROM information_schema.columns"
         " WHERE table_schema = 'public' AND column_name LIKE '%id'"

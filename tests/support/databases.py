@@ -76,9 +76,21 @@ class PostgresDatabase:
 
     @contextlib.contextmanager
     def writes_blocked(self) -> Iterator[None]:
-        with self.connect() as connection, connection.transaction(force_rollback=True):
-            connection.execute("LOCK TABLE users, posts IN SHARE MODE")
+        """Once no index is being built: whoever waits for that, is waited for by it."""
+
+        def locked() -> bool:
+            try:
+                connection.execute("LOCK TABLE users, posts IN SHARE MODE NOWAIT")
+            except psycopg.errors.LockNotAvailable:
+                connection.execute("ROLLBACK; BEGIN")
+                return False
+            return True
+
+        with self.connect() as connection:
+            connection.execute("BEGIN")
+            wait_until(locked, "the lock on the tables")
             yield
+            connection.execute("ROLLBACK")
 
 
 Database = SqliteDatabase | PostgresDatabase
@@ -120,9 +132,12 @@ class Postgres:
         wait_until(self._answers, f"PostgreSQL, whose log is {self._home}/log")
         return self
 
+    @property
+    def log(self) -> str:
+        return (self._home / "log").read_text()
+
     def _answers(self) -> bool:
-        log = (self._home / "log").read_text()
-        assert self.process.poll() is None, f"PostgreSQL ended: {log}"
+        assert self.process.poll() is None, f"PostgreSQL ended: {self.log}"
         try:
             self.connect("postgres").close()
         except psycopg.OperationalError:

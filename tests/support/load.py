@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,9 @@ class Load:
     def __init__(self, url: str, host: str, sql: Callable[[str], str], workers: int, rate: float):
         self.acknowledged: dict[int, str] = {}
         self.moments: list[float] = []  # at which each was acknowledged, by the wall clock
+        self.refused: set[str] = set()  # with Retry-After, which says that nothing was written
         self._failures: list[tuple[float, str]] = []
+        self._name = uuid.uuid4().hex[:8]
         self._end = threading.Event()
         self._pause = workers / rate
         self._url, self._host, self._sql = url, host, sql
@@ -28,7 +31,7 @@ class Load:
         for number in range(worker, self.LIMIT, workers):
             if self._end.wait(self._pause):
                 return
-            name, sent = f"load {number}", time.monotonic()
+            name, sent = f"load {self._name} {number}", time.monotonic()
             try:
                 answer = client.post("/users", json={"name": name})
             except httpx.TransportError as error:
@@ -38,6 +41,8 @@ class Load:
                 self.acknowledged[answer.json()["id"]] = name
                 self.moments.append(time.time())
             else:
+                if "retry-after" in answer.headers:
+                    self.refused.add(name)
                 self._failures.append((sent, f"{answer.status_code} {answer.text[:200]}"))
 
     @property

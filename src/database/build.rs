@@ -1,0 +1,256 @@
+//! The building of indexes on PostgreSQL, by one replica, while all serve requests.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use migration::{Index, search};
+use sea_orm::{
+    ConnectionTrait, DbErr, RuntimeErr, Statement,
+    sqlx::{self, AssertSqlSafe, Connection as _, PgConnection, raw_sql},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::database::{
+    address::Options,
+    connection::{Connection, unprepared_value},
+    error::{connection_error, is_forbidden, query_error, reason},
+    indexes::Indexes,
+    pool::Database,
+};
+
+/// How often it is looked whether another process is done, and whether ours is still at work.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a build is told of.
+const TELL: Duration = Duration::from_secs(10);
+/// How often the database says that nobody is at work, before ours is given up for lost.
+const LOST: u32 = 10;
+/// How often it is looked whether all is still there: a restore may have left something out.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The key of the advisory lock under which an index is built: the bytes of "wikI". It is only tried:
+/// whoever waits for a lock is a statement that the build waits for.
+const LOCK: i64 = 0x77696b49;
+/// What a build runs under, where sessions are our own.
+const UNLIMITED: [(&str, &str); 3] =
+    [("statement_timeout", "0"), ("lock_timeout", "0"), ("client_min_messages", "warning")];
+
+/// What is left to do for an index: by which statements, and what a person calls that.
+type Work = (Index, Vec<(&'static str, String)>);
+
+impl Database {
+    /// Builds what is missing, and again whenever it is.
+    pub async fn keep_indexes(&self) {
+        let (mut pause, mut told) = (LOOK, None);
+        loop {
+            match self.build_indexes().await {
+                Ok(()) => {
+                    (pause, told) = (LOOK, None);
+                    timeout(AGAIN, self.indexes.look.notified()).await.ok();
+                }
+                Err(error) => {
+                    let error = Some(self.explain(&error));
+                    if told != error {
+                        tracing::warn!("{}", error.as_deref().unwrap_or_default());
+                        told = error;
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// In one line, with what to do about it.
+    pub fn explain(&self, error: &DbErr) -> String {
+        let (name, reason) = (self.name(), reason(error));
+        match is_forbidden(error) {
+            true => {
+                let create = |(index, valid): &(Index, AtomicBool)| {
+                    (!valid.load(Ordering::Relaxed)).then(|| index.create_concurrently())
+                };
+                let create: Vec<_> = self.indexes.wanted.iter().filter_map(create).collect();
+                format!(
+                    "{name}: {reason}: have who owns the tables run `wiki-service migrate`, or {}",
+                    create.join("; ")
+                )
+            }
+            false => format!("{name}: an index is not there yet: {reason}"),
+        }
+    }
+
+    /// Builds what is missing, unless another process does; ends when all is there.
+    pub async fn build_indexes(&self) -> Result<(), DbErr> {
+        if let Options::Sqlite(_) = self.options() {
+            return self.fill_search().await;
+        }
+        let mut told = false;
+        while !self.look_at_indexes().await?.is_empty() {
+            let is_free = self.query_one_raw(self.select(self.others())).await?.is_none();
+            let turn = if is_free { self.take_turn().await? } else { None };
+            match turn {
+                Some(turn) => {
+                    // Each is of use as soon as it is there.
+                    while let Some(work) = self.look_at_indexes().await?.into_iter().next() {
+                        self.change(work).await?;
+                    }
+                    turn.close().await.ok();
+                }
+                None => {
+                    if !told {
+                        let name = self.name();
+                        tracing::info!("{name}: an index is missing, and another process is at it");
+                        told = true;
+                    }
+                    sleep(LOOK).await;
+                }
+            }
+        }
+        self.indexes.drop_search.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks which indexes are there, and returns what is to be done for the rest.
+    pub async fn look_at_indexes(&self) -> Result<Vec<Work>, DbErr> {
+        let Indexes { wanted, drop_search, .. } = &*self.indexes;
+        if let Options::Sqlite(_) = self.options() {
+            let left = match self.indexes.has_search() {
+                true => {
+                    self.query_one_raw(self.select("SELECT upto FROM posts_search_left")).await?
+                }
+                false => None,
+            };
+            let left: Option<i64> = left.map(|row| row.try_get_by_index(0)).transpose()?;
+            for (index, valid) in wanted {
+                let is_filled = index.name != search::INDEX.name || left == Some(0);
+                valid.store(is_filled, Ordering::Relaxed);
+            }
+            return Ok(Vec::new());
+        }
+        let drop_search = drop_search.load(Ordering::Relaxed);
+        let all = wanted.iter().map(|(index, valid)| (index, Some(valid)));
+        let mut work = Vec::new();
+        for (index, valid) in all.chain(drop_search.then_some((&search::INDEX, None))) {
+            let Index { name, .. } = index;
+            let look =
+                format!("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{name}')");
+            let found = self.query_one_raw(self.select(look)).await?;
+            let found: Option<bool> = found.map(|row| row.try_get_by_index(0)).transpose()?;
+            if let Some(valid) = valid {
+                valid.store(found == Some(true), Ordering::Relaxed);
+            }
+            let drop = || ("dropped", format!("DROP INDEX CONCURRENTLY IF EXISTS {name}"));
+            let create = || ("built", index.create_concurrently());
+            match (valid, found) {
+                (Some(_), None) => work.push((*index, vec![create()])),
+                (Some(_), Some(false)) => work.push((*index, vec![drop(), create()])),
+                (None, Some(_)) => work.push((*index, vec![drop()])),
+                (Some(_), Some(true)) | (None, None) => {}
+            }
+        }
+        Ok(work)
+    }
+
+    fn select(&self, sql: impl Into<String>) -> Statement {
+        Statement::from_string(self.get_database_backend(), sql)
+    }
+
+    /// Finds whoever has the lock, and, since a statement outlives its client, whoever holds or awaits
+    /// the lock of a table that building and dropping take. Autovacuum, which has no user, gives way.
+    fn others(&self) -> String {
+        let tables = self.indexes.wanted.iter().map(|(index, _)| index.table);
+        let tables: Vec<_> = tables.map(|table| format!("to_regclass('{table}')")).collect();
+        format!(
+            "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND (\
+             relation IN ({}) AND mode = 'ShareUpdateExclusiveLock' AND usesysid IS NOT NULL \
+             OR locktype = 'advisory' AND classid = 0 AND objid = {LOCK} AND objsubid = 1)",
+            tables.join(", ")
+        )
+    }
+
+    /// The connection whose open transaction holds the lock, if nobody else has it. Behind a pooler a
+    /// session would not hold it; and of a transaction between its statements, no build takes notice.
+    async fn take_turn(&self) -> Result<Option<PgConnection>, DbErr> {
+        let work = async {
+            let mut connection = self.connect_unlimited().await?;
+            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+                         SET LOCAL idle_in_transaction_session_timeout = 0";
+            raw_sql(begin).execute(&mut connection).await?;
+            let others = self.others();
+            let ask = format!(
+                "SELECT CASE WHEN pg_try_advisory_xact_lock({LOCK}) AND NOT EXISTS ({others}) \
+                 THEN 'taken' END"
+            );
+            let taken = unprepared_value(&mut connection, ask).await?;
+            Ok(taken.map(|_| connection))
+        };
+        work.await.map_err(query_error)
+    }
+
+    async fn connect_unlimited(&self) -> Result<PgConnection, sqlx::Error> {
+        let Options::Postgres(options) = self.options() else {
+            unreachable!("builds at the start")
+        };
+        match self.connector().connect(options, UNLIMITED).await? {
+            Connection::Session(connection) | Connection::Pooler(connection) => Ok(connection),
+            Connection::Sqlite(_) => unreachable!("options of PostgreSQL"),
+        }
+    }
+
+    async fn change(&self, (index, statements): Work) -> Result<(), DbErr> {
+        let database = self.name();
+        let mut connection = self.connect_unlimited().await.map_err(connection_error)?;
+        for (what, sql) in statements {
+            let name = index.name;
+            tracing::info!("{database}: the index {name} is being {what}");
+            let began = Instant::now();
+            tokio::select! {
+                done = raw_sql(AssertSqlSafe(sql)).execute(&mut connection) => {
+                    done.map_err(query_error)?;
+                }
+                error = self.watch(&index) => return Err(error),
+            }
+            let seconds = began.elapsed().as_secs_f64();
+            tracing::info!("{database}: the index {name} is {what}, after {seconds:.1} s");
+        }
+        connection.close().await.ok();
+        Ok(())
+    }
+
+    /// Tells how far a build is; ends when the database knows of none, as the server that has taken
+    /// over after a failover.
+    async fn watch(&self, index: &Index) -> DbErr {
+        let began = Instant::now();
+        let (mut told, mut lost) = (began, 0);
+        let (others, progress) = (self.others(), progress(index.table));
+        while lost < LOST {
+            sleep(LOOK).await;
+            match self.query_one_raw(self.select(&others)).await {
+                Ok(Some(_)) => lost = 0,
+                Ok(None) => lost += 1,
+                Err(_) => {}
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                let row = self.query_one_raw(self.select(&progress)).await.ok().flatten();
+                let phase: Option<String> = row.and_then(|row| row.try_get_by_index(0).ok());
+                let (name, seconds) = (self.name(), began.elapsed().as_secs());
+                let phase = phase.as_deref().unwrap_or("at work");
+                tracing::info!("{name}: the index {}: {phase}, {seconds} s so far", index.name);
+            }
+        }
+        DbErr::Query(RuntimeErr::Internal("the server does not work on it any more".into()))
+    }
+}
+
+/// Selects what PostgreSQL says of a build.
+fn progress(table: &str) -> String {
+    format!(
+        "SELECT phase \
+             || coalesce(', ' || 100 * blocks_done / nullif(blocks_total, 0) || ' %', \
+                 ', ' || 100 * tuples_done / nullif(tuples_total, 0) || ' %', '') \
+             || coalesce(', for process ' || nullif(current_locker_pid, 0), '') \
+         FROM pg_stat_progress_create_index WHERE relid = to_regclass('{table}')"
+    )
+}

@@ -1,0 +1,131 @@
+//! Requests that may be repeated (draft-ietf-httpapi-idempotency-key-header).
+
+use poem::{Request, RequestBody, Result, http::HeaderValue};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
+};
+use ring::digest::{Context, SHA256};
+use sea_orm::EntityTrait;
+use serde::Serialize;
+
+use crate::{
+    database::insert::{Digest, Once},
+    http::problem::{Invalid, Problem},
+    identity::Caller,
+    request,
+};
+
+/// The header `Idempotency-Key`: a structured string (RFC 9651, section 3.3.3), or the same without its
+/// quotes.
+pub struct IdempotencyKey(Option<Vec<u8>>);
+
+const NAME: &str = "Idempotency-Key";
+const MAX_LENGTH: usize = 255;
+/// Bare, or quoted.
+const PATTERN: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
+
+impl IdempotencyKey {
+    /// By what the row of these `fields`, which are in these `columns`, is written once for this `caller`,
+    /// or for whoever has the key.
+    pub fn once<E: EntityTrait>(
+        &self,
+        caller: Option<&Caller>,
+        fields: &impl Serialize,
+        columns: &'static [E::Column],
+    ) -> Option<Once<E>> {
+        let key = digest_of(caller, self.0.as_ref()?);
+        let fields = digest(&[&serde_json::to_vec(fields).expect("serializable")]);
+        Some(Once { key, fields, columns })
+    }
+
+    /// The 422 to a key that was sent with other fields before.
+    pub fn used() -> Problem {
+        let wrong = "was sent before with other fields: another request takes another key";
+        refusal(wrong.to_owned())
+    }
+}
+
+/// Of a key and of whose it is: two callers may have the same one. None of these texts holds NUL.
+fn digest_of(caller: Option<&Caller>, key: &[u8]) -> Digest {
+    match caller {
+        Some(Caller { issuer, subject, .. }) => {
+            digest(&[issuer.as_bytes(), b"\0", subject.as_bytes(), b"\0", key])
+        }
+        None => digest(&[key]),
+    }
+}
+
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    context.finish().as_ref().try_into().expect("256 bits")
+}
+
+fn parse(value: &[u8]) -> Option<Vec<u8>> {
+    let key = match value.split_first() {
+        Some((b'"', quoted)) => unquote(quoted)?,
+        _ => value.to_vec(),
+    };
+    let is_key = (1..=MAX_LENGTH).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+    is_key.then_some(key)
+}
+
+/// What follows the opening quote, up to the closing one, which has to be the end.
+fn unquote(quoted: &[u8]) -> Option<Vec<u8>> {
+    let mut key = Vec::new();
+    let mut rest = quoted.iter();
+    loop {
+        match rest.next()? {
+            b'"' => return rest.next().is_none().then_some(key),
+            b'\\' => key.push(*rest.next().filter(|escaped| b"\"\\".contains(escaped))?),
+            other => key.push(*other),
+        }
+    }
+}
+
+fn refusal(wrong: String) -> Problem {
+    let pointer = format!("#/header/{NAME}");
+    Problem::invalid(vec![Invalid { pointer, detail: format!("{NAME} {wrong}") }])
+}
+
+impl<'a> ApiExtractor<'a> for IdempotencyKey {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+
+    type ParamType = String;
+    type ParamRawType = String;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
+            pattern: Some(PATTERN.into()),
+            ..MetaSchema::new("string")
+        })))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        _: ExtractParamOptions<String>,
+    ) -> Result<Self> {
+        let mut values = request.headers().get_all(NAME).iter().map(HeaderValue::as_bytes);
+        let wrong = match (values.next(), values.next()) {
+            (None, _) => return Ok(Self(None)),
+            (Some(value), None) => match parse(value) {
+                Some(key) => {
+                    request::note_repeatable();
+                    return Ok(Self(Some(key)));
+                }
+                None => {
+                    let given: String = String::from_utf8_lossy(value).chars().take(40).collect();
+                    format!("is {given:?}: give 1 to {MAX_LENGTH} visible ASCII characters")
+                }
+            },
+            _ => "is given more than once".to_owned(),
+        };
+        Err(refusal(wrong).into())
+    }
+}

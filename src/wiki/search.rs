@@ -1,0 +1,145 @@
+//! Full-text search. A word is a run of letters and digits; the databases split texts by the same rule.
+
+use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
+
+use migration::search::{INDEX, POSTGRESQL, SQLITE};
+use poem::http::StatusCode;
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types,
+};
+use sea_orm::{
+    ColumnTrait, DbBackend, DbErr, QueryFilter, QueryOrder, QuerySelect, Value,
+    sea_query::{Expr, ExprTrait},
+};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+
+use crate::{
+    app::App,
+    database::{error::is_overtime, pool::Database},
+    http::{
+        list::Page,
+        problem::{Invalid, Problem},
+    },
+};
+
+const MAX_CHARACTERS: usize = 1000;
+/// PostgreSQL passes over longer words, in texts and in questions.
+const MAX_WORD_BYTES: usize = 2046;
+
+/// The database, where posts can be searched.
+pub fn database(app: &App) -> Result<&Database, Problem> {
+    if !app.database()?.indexes.has_search() {
+        return Err(Problem::invalid(vec![Invalid {
+            pointer: "#/query/q".into(),
+            detail: "q asks for a search, which this service has where SEARCH=true is set".into(),
+        }]));
+    }
+    app.database_with(&INDEX)
+}
+
+/// Of a search that has failed.
+pub fn problem(error: DbErr) -> Problem {
+    match is_overtime(&error) {
+        true => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "so many posts have these words that to sort them took too long: add a rarer word",
+        ),
+        false => error.into(),
+    }
+}
+
+/// What posts are searched for: a text with at least one word.
+pub struct Search(String);
+
+impl FromStr for Search {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let search = Self(text.to_owned());
+        let fits = text.chars().count() <= MAX_CHARACTERS && !text.contains('\0');
+        match fits && search.words().next().is_some() {
+            true => Ok(search),
+            false => {
+                Err("a text of 1 to 1,000 characters with at least one word, of letters or digits")
+            }
+        }
+    }
+}
+
+impl types::Type for Search {
+    const IS_REQUIRED: bool = false;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            min_length: Some(1),
+            max_length: Some(MAX_CHARACTERS),
+            ..MetaSchema::new("string")
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl fmt::Display for Search {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Search {
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.split(|c| !is_of_word(c)).filter(|word| !word.is_empty())
+    }
+
+    /// Those of the posts on a page, by their `key`, that have all of the words.
+    pub fn of<Q: QueryFilter + QueryOrder + QuerySelect>(
+        &self,
+        page: &Page,
+        posts: Q,
+        key: impl ColumnTrait,
+        backend: DbBackend,
+    ) -> Q {
+        if self.words().any(|word| word.len() > MAX_WORD_BYTES) {
+            return page.of(posts.filter(Expr::val(false)), key);
+        }
+        match backend {
+            DbBackend::Postgres => {
+                let words = Expr::cust_with_values(POSTGRESQL, [&self.0]);
+                // An expression, as the planner would rather walk the posts by their key until it has
+                // met enough that match.
+                page.of(posts.filter(words), key.into_expr().add(0))
+            }
+            _ => {
+                // Each quoted, as AND and NEAR are words here.
+                let words: BTreeSet<_> = self.words().map(|word| format!("\"{word}\"")).collect();
+                let words = words.into_iter().collect::<Vec<_>>().join(" ");
+                let (upto, rows) = (page.upto(), page.rows());
+                let words = Expr::cust_with_values::<_, Value, _>(
+                    SQLITE,
+                    [words.into(), upto.into(), rows.into()],
+                );
+                page.of(posts.filter(words), key)
+            }
+        }
+    }
+}
+
+/// PostgreSQL's `[:alnum:]` of ICU, and the categories that FTS5 is given.
+fn is_of_word(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Letter
+        || c.general_category() == GeneralCategory::DecimalNumber
+}

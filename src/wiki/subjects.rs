@@ -1,0 +1,261 @@
+//! Whose users are: with an issuer of tokens, each of its subjects has one user, and writes as that one
+//! only. Subjects are in no answer.
+
+use migration::{USERS_KEY, USERS_SUBJECT};
+use poem::http::StatusCode;
+use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
+use sea_orm::{
+    ActiveValue::NotSet,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
+    SqlErr,
+    sea_query::{Expr, Query, UpdateStatement},
+};
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    clock::Time,
+    database::insert::{Inserted, Terms, unique_where_set},
+    http::{
+        authorization::{Admin, Caller, insufficient_scope, unknown},
+        conditional::{self, Found, IfNoneMatch},
+        idempotency::IdempotencyKey,
+        json::{Fields, FromFields, Json},
+        list::{Limit, Listed, Page},
+        operation::{Created, Failure},
+        problem::Problem,
+        query,
+        text::{OrNull, Text},
+    },
+    id::Id,
+    identity,
+    request::{note_user, to_the_end},
+    wiki::{
+        failure::{BindFailure, ListFailure, ReadOwnFailure, WriteOwnFailure},
+        users::{ActiveModel, Column, Creation, Entity, Tag, User, list},
+    },
+};
+
+/// Columns of the table of users that its entity has not: nobody is shown them.
+const ISSUER: &str = "issuer";
+const SUBJECT: &str = "subject";
+
+/// A subject's name with its issuer (OpenID Connect Core 1.0, section 2).
+type Subject = Text<255, true>;
+
+/// A user to be created. Unknown fields are ignored.
+#[derive(Object, Serialize)]
+#[oai(example, rename = "NewUser")]
+struct NewOwnUser {
+    /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
+    name: Text<200>,
+    /// With the scope `wiki:admin`: the subject whose user this is, as the issuer names it. Else it is the
+    /// caller's.
+    subject: Option<Subject>,
+}
+
+impl Example for NewOwnUser {
+    fn example() -> Self {
+        NewOwnUser { name: Text("John Doe".into()), subject: None }
+    }
+}
+
+impl FromFields for NewOwnUser {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let (name, subject) = (fields.text("name"), fields.optional_text("subject"));
+        Some(Self { name: name?, subject: subject? })
+    }
+}
+
+/// Whose a user is.
+#[derive(Object)]
+#[oai(example)]
+struct NewSubject {
+    /// The subject, as the issuer names it; `null` leaves the user to nobody.
+    subject: OrNull<Subject>,
+}
+
+impl Example for NewSubject {
+    fn example() -> Self {
+        NewSubject { subject: OrNull(Some(Text("248289761001".into()))) }
+    }
+}
+
+impl FromFields for NewSubject {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        fields.nullable_text("subject").map(|subject| Self { subject })
+    }
+}
+
+#[derive(ApiResponse)]
+enum Bound {
+    /// It is done.
+    #[oai(status = 204)]
+    Done,
+}
+
+/// Users while each is its caller's own.
+#[derive(Clone)]
+pub struct OwnUsers(pub Creation);
+
+#[OpenApi(tag = "Tag::Users")]
+impl OwnUsers {
+    /// List users
+    ///
+    /// The newest first.
+    #[oai(path = "/users", method = "get", operation_id = "list_users")]
+    async fn list(
+        &self,
+        /// How many users at most.
+        limit: query::Query<Limit>,
+        /// Only users with a lower id.
+        before: query::Query<Id>,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Listed<User>, Failure<ListFailure>> {
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
+    }
+
+    /// Create one's own user
+    ///
+    /// Each subject has one. Two users may have the same name.
+    #[oai(path = "/users", method = "post", operation_id = "create_user")]
+    async fn create(
+        &self,
+        caller: Caller,
+        /// By this key the request may be repeated until it is answered: the first try writes, and each
+        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// visible ASCII characters, in quotes or without, is its caller's own, and lives as long as what
+        /// it has written.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
+        new: Json<NewOwnUser>,
+    ) -> Result<Created<User>, Failure<WriteOwnFailure>> {
+        let caller = caller.0.ok_or_else(unknown)?;
+        if new.0.subject.is_some() && !caller.is_admin {
+            return Err(insufficient_scope().into());
+        }
+        let once = key.once(Some(&caller), &new.0, &[Column::Name]);
+        let NewOwnUser { name, subject } = new.0;
+        let is_own = subject.is_none();
+        let subject = subject.map_or_else(|| caller.subject.clone(), |subject| subject.0);
+        let Creation { app, .. } = &self.0;
+        let database = app.database_with(&USERS_SUBJECT)?;
+        if once.is_some() {
+            app.database_with(&USERS_KEY)?;
+        }
+        let terms = only_of(&caller.issuer, &subject);
+        let user = ActiveModel { id: NotSet, name: Set(name.0), created_time: Set(Time::now()) };
+        let user = match database.insert_on(terms, user, once, self.0.inserted()).await? {
+            Inserted::Row(user) => user,
+            Inserted::KeyUsed => return Err(IdempotencyKey::used().into()),
+            Inserted::Nothing => {
+                return Err(taken(app, &caller.issuer, &subject, "users/").await?.into());
+            }
+        };
+        if is_own {
+            note_user(user.id.0);
+        }
+        Ok(Created::at(format!("users/{}", user.id), &user))
+    }
+
+    /// Read one's own user
+    #[oai(path = "/users/me", method = "get", operation_id = "read_own_user")]
+    async fn me(
+        &self,
+        caller: Caller,
+        /// Entity tags that the client has an answer for.
+        #[oai(name = "If-None-Match")]
+        if_none_match: IfNoneMatch,
+    ) -> Result<Found<User>, Failure<ReadOwnFailure>> {
+        let caller = caller.0.ok_or_else(unknown)?;
+        let database = self.0.app.database_with(&USERS_SUBJECT)?;
+        let of_subject = Entity::find().filter(is_of(&caller.issuer, &caller.subject));
+        let user = of_subject.one(database).await?.ok_or_else(|| {
+            Problem::not_found("you have no user yet: POST /users with a name makes it")
+        })?;
+        note_user(user.id.0);
+        Ok(Found::new(&user, conditional::strong(user.created_time), &if_none_match))
+    }
+
+    /// Say whose a user is
+    ///
+    /// For users from before there were tokens. It takes the scope `wiki:admin`.
+    #[oai(path = "/users/:id/subject", method = "put", operation_id = "set_subject")]
+    async fn bind(
+        &self,
+        admin: Admin,
+        /// The user's id.
+        id: Path<Id>,
+        new: Json<NewSubject>,
+    ) -> Result<Bound, Failure<BindFailure>> {
+        let id = id.0;
+        let app = self.0.app.clone();
+        let bound = to_the_end(async move {
+            let subject = new.0.subject.0.map(|subject| subject.0);
+            let update = update_user(id, &admin.0.issuer, subject.as_deref());
+            match (app.database_with(&USERS_SUBJECT)?.execute(&update).await, subject) {
+                (Ok(done), _) => Ok(done.rows_affected() > 0),
+                (Err(error), Some(subject)) if is_taken(&error) => {
+                    Err(taken(&app, &admin.0.issuer, &subject, "../").await?)
+                }
+                (Err(error), _) => Err(Problem::from(error)),
+            }
+        });
+        match bound.await? {
+            true => Ok(Bound::Done),
+            false => Err(Problem::not_found(format!("there is no user {id}")).into()),
+        }
+    }
+}
+
+/// The terms on which a user is a subject's: as its only one.
+fn only_of(issuer: &str, subject: &str) -> Terms {
+    Terms {
+        beside: vec![(ISSUER, issuer.into()), (SUBJECT, subject.into())],
+        condition: None,
+        unique: Some(unique_where_set(&[ISSUER, SUBJECT])),
+    }
+}
+
+/// The terms on which a `caller` writes as this user: as its own.
+pub fn writes_as(caller: &identity::Caller, user: Id) -> Terms {
+    let own = Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::Id.eq(user))
+        .cond_where(is_of(&caller.issuer, &caller.subject))
+        .to_owned();
+    Terms { condition: Some(Expr::exists(own)), ..Terms::default() }
+}
+
+fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
+    Query::update()
+        .table(Entity)
+        .value(ISSUER, subject.map(|_| issuer))
+        .value(SUBJECT, subject)
+        .and_where(Column::Id.eq(id))
+        .to_owned()
+}
+
+/// Whether a row of the table of users is this subject's.
+fn is_of(issuer: &str, subject: &str) -> Condition {
+    Condition::all().add(Expr::col(ISSUER).eq(issuer)).add(Expr::col(SUBJECT).eq(subject))
+}
+
+fn is_taken(error: &sea_orm::DbErr) -> bool {
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+}
+
+/// The 409 that says where the subject's user is.
+async fn taken(app: &App, issuer: &str, subject: &str, path: &str) -> Result<Problem, Problem> {
+    let ids = Entity::find().select_only().column(Column::Id);
+    let id: Option<Id> =
+        ids.filter(is_of(issuer, subject)).into_tuple().one(app.database()?).await?;
+    let problem = Problem::new(StatusCode::CONFLICT, "the subject has a user already");
+    Ok(match id {
+        Some(id) => problem.with_header("location", format!("{path}{id}")),
+        None => problem,
+    })
+}

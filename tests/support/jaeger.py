@@ -1,0 +1,131 @@
+"""Jaeger, built from its Go module once and kept: a server that keeps traces in memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.generators import kept
+from support.net import free_port
+from support.wait import wait_until
+
+VERSION = "v1.76.0"  # the module's number for Jaeger 2.13
+PACKAGE = "github.com/jaegertracing/jaeger/cmd/jaeger"
+
+
+class UnavailableError(Exception):
+    """There is no Jaeger here, and why."""
+
+
+def install() -> Path | None:
+    """Says why where it cannot be built: the tests that need it are skipped then."""
+    try:
+        return program()
+    except UnavailableError as reason:
+        print(reason)
+        return None
+
+
+def program() -> Path:
+    try:
+        return kept(f"jaeger-{VERSION}", build) / "jaeger"
+    except subprocess.CalledProcessError as error:
+        raise UnavailableError(f"Jaeger cannot be built: {error}") from error
+
+
+def build(folder: Path) -> None:
+    # Its go.mod has a `replace`, with which `go install` takes no module.
+    (folder / "go.mod").write_text("module jaeger\n")
+    go = Path(sys.executable).parent / "go"
+    command = ("nice", go, "get", "-tool", f"{PACKAGE}@{VERSION}")
+    subprocess.run(command, cwd=folder, check=True)
+    compiled = 0
+    command = ("nice", go, "build", "-v", "-ldflags=-s -w", "-o", folder / "jaeger", PACKAGE)
+    with subprocess.Popen(
+        command, cwd=folder, env=os.environ, stderr=subprocess.PIPE, text=True
+    ) as building:
+        assert building.stderr
+        for line in building.stderr:
+            if ":" in line:
+                print(line, end="", flush=True)
+                continue
+            compiled += 1
+            if compiled % 200 == 0:
+                print(f"{compiled} packages compiled", flush=True)
+    if building.returncode:
+        raise subprocess.CalledProcessError(building.returncode, command)
+
+
+class Jaeger:
+    def __init__(self, directory: Path):
+        query, grpc, otlp = free_port(), free_port(), free_port()
+        address = "127.0.0.1"
+        config = {
+            "service": {
+                "extensions": ["jaeger_storage", "jaeger_query"],
+                "pipelines": {
+                    "traces": {"receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"]}
+                },
+                "telemetry": {"metrics": {"level": "none"}},
+            },
+            "extensions": {
+                "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 10000}}}},
+                "jaeger_query": {
+                    "storage": {"traces": "memory"},
+                    "http": {"endpoint": f"{address}:{query}"},
+                    "grpc": {"endpoint": f"{address}:{grpc}"},
+                },
+            },
+            "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"{address}:{otlp}"}}}},
+            "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
+        }
+        # YAML, too.
+        file = directory / "jaeger.yaml"
+        file.write_text(json.dumps(config))
+        self.log = directory / "jaeger.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program(), f"--config={file}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.endpoint = f"http://{address}:{otlp}"
+        self._api = httpx.Client(base_url=f"http://{address}:{query}/api", timeout=30)
+        wait_until(self._ready, f"Jaeger, whose log is {self.log}", seconds=60)
+
+    def _ready(self) -> bool:
+        assert self._process.poll() is None, f"Jaeger ended: {self.log.read_text()}"
+        try:
+            return self._api.get("/services").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str, **parameters: str) -> Any:
+        answer = self._api.get(path, params=parameters)
+        return answer.json()["data"] if answer.status_code == 200 else None
+
+    def spans(self, trace_id: str, number: int) -> dict[str, dict[str, Any]]:
+        """The spans of a trace by their names, once there are so many."""
+
+        def found() -> list[dict[str, Any]] | None:
+            traces = self.get(f"/traces/{trace_id}") or [{"spans": []}]
+            spans = traces[0]["spans"]
+            return spans if len(spans) >= number else None
+
+        spans = wait_until(found, f"{number} spans of {trace_id}")
+        return {
+            span["operationName"]: {
+                "id": span["spanID"],
+                "parents": [reference["spanID"] for reference in span["references"]],
+                "tags": {tag["key"]: tag["value"] for tag in span["tags"]},
+                "warnings": span["warnings"],
+            }
+            for span in spans
+        }
+
+    def close(self) -> None:
+        self._api.close()
+        self._process.terminate()
+        self._process.wait(timeout=30)
