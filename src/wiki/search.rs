@@ -81,6 +81,8 @@ impl types::Type for Search {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             min_length: Some(1),
             max_length: Some(MAX_CHARACTERS),
+            // That it holds a word, no pattern says that all dialects read.
+            pattern: Some("^[^\\x00]*$".into()),
             ..MetaSchema::new("string")
         }))
     }

@@ -207,14 +207,22 @@ def test_patterns_mean_the_same_in_every_dialect_and_here(
     for judge in judges:
         judged = judge(key, KEYS + NO_KEYS)
         assert judged == [True] * len(KEYS) + [False] * len(NO_KEYS), judge.__name__
-    for pattern in patterns - {name, key}:
+    search = next(
+        each["schema"]["pattern"]
+        for each in document["paths"]["/posts"]["get"]["parameters"]
+        if each["name"] == "q"
+    )
+    for judge in judges:
+        assert judge(search, ["two words", "x"]) == [True, True], judge.__name__
+        # NUL is what ends a text for grep.
+        assert judge == dialects.pcre2 or judge(search, ["a\0b"]) == [False], judge.__name__
+    for pattern in patterns - {name, key, search}:
         example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
         for judge in judges:
             assert judge(pattern, [example, "x"]) == [True, False], f"{judge.__name__}: {pattern}"
     texts = [text for space in SPACES for text in (space, space * 2, f"{space}x", f"x{space}")]
     taken = {text: api.post("/users", json={"name": text}).status_code == 201 for text in texts}
     for judge in judges:
-        # NUL is what ends a text for grep.
         some = [text for text in texts if judge != dialects.pcre2 or "\0" not in text]
         judged = dict(zip(some, judge(name, some), strict=True))
         differing = {text for text in some if judged[text] != taken[text]}
