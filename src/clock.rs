@@ -51,11 +51,6 @@ impl Time {
         format!("{second:?}.{fraction:06}")
     }
 
-    /// Since 1970, and before it negative.
-    pub fn microseconds(self) -> i64 {
-        self.0.and_utc().timestamp_micros()
-    }
-
     pub fn example() -> Self {
         EXAMPLE.parse().map(Self).expect("a time")
     }

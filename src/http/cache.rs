@@ -31,7 +31,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     http::{
-        conditional::{Found, IfNoneMatch},
+        conditional::{Found, IfNoneMatch, tag},
         json::Rendered,
         problem::Problem,
     },
@@ -94,24 +94,22 @@ impl Cache {
         self.0.clone().map(Figures)
     }
 
-    /// The resource by this key: as it is kept, if that is `fresh`, or else as `read` finds it, with its
-    /// entity tag.
+    /// The resource by this key: as it is kept, if that is `fresh`, or else as `read` finds it.
     pub async fn find<T: Type + Serialize>(
         &self,
         key: Key,
         fresh: Fresh,
         if_none_match: &IfNoneMatch,
-        read: impl Future<Output = Result<(T, String), Problem>>,
+        read: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Found<T>, Problem> {
         let Some(store) = &self.0 else {
-            let (resource, etag) = read.await?;
-            return Ok(Found::new(&resource, etag, if_none_match));
+            return Ok(Found::new(&read.await?, if_none_match));
         };
         let Answer { body, etag, .. } = match store.get(&key, fresh) {
             Some(answer) => answer,
             None => store.fill(key, read).await?,
         };
-        Ok(Found::new(body, etag, if_none_match))
+        Ok(Found::tagged(body, etag, if_none_match))
     }
 
     /// Forgets what is kept by this key, and what is being read: whoever writes a row calls it once that
@@ -168,15 +166,17 @@ impl Store {
     async fn fill<T: Serialize>(
         &self,
         key: Key,
-        read: impl Future<Output = Result<(T, String), Problem>>,
+        read: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Answer, Problem> {
         let (since, writes) = (Instant::now(), *self.gate(&key));
-        let (resource, etag) = read.await.inspect_err(|problem| {
+        let resource = read.await.inspect_err(|problem| {
             if problem.status() == StatusCode::NOT_FOUND {
                 self.answers.remove(&key);
             }
         })?;
-        let body = Rendered::new(&resource).bytes().clone();
+        let body = Rendered::new(&resource);
+        let etag = tag(&body);
+        let body = body.bytes().clone();
         if body.len() > LARGEST {
             self.answers.remove(&key);
             return Ok(Answer { body, etag, since });

@@ -14,7 +14,7 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
-use crate::{clock::Time, http::json::Rendered};
+use crate::http::json::Rendered;
 
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
@@ -57,17 +57,11 @@ impl<'a> ApiExtractor<'a> for IfNoneMatch {
     }
 }
 
-/// The tag of what was made at `time` and is not changed after. A row of the same id that stands there
-/// after a restore was made at another time.
-pub fn strong(time: Time) -> String {
-    format!("\"{:x}\"", time.microseconds())
-}
-
-/// The tag of a list, by what it holds.
-pub fn weak<T>(body: &Rendered<T>) -> String {
+/// The entity tag of a body: it changes with it, whoever has changed what it was made of.
+pub fn tag<T>(body: &Rendered<T>) -> String {
     let mut hasher = DefaultHasher::new();
     body.bytes().hash(&mut hasher);
-    format!("W/\"{:016x}\"", hasher.finish())
+    format!("\"{:016x}\"", hasher.finish())
 }
 
 /// One resource.
@@ -90,7 +84,14 @@ pub enum Found<T: Type + Serialize> {
 }
 
 impl<T: Type + Serialize> Found<T> {
-    pub fn new(body: impl Into<Rendered<T>>, etag: String, if_none_match: &IfNoneMatch) -> Self {
+    pub fn new(resource: &T, if_none_match: &IfNoneMatch) -> Self {
+        let body = Rendered::new(resource);
+        let etag = tag(&body);
+        Self::tagged(body, etag, if_none_match)
+    }
+
+    /// From a body whose tag is known.
+    pub fn tagged(body: impl Into<Rendered<T>>, etag: String, if_none_match: &IfNoneMatch) -> Self {
         if if_none_match.names(&etag) {
             Self::NotModified(etag, NO_CACHE.into())
         } else {

@@ -128,7 +128,7 @@ impl Page {
             format!("<?{kept}before={before}&limit={limit}>; rel=\"next\"")
         });
         let body = Rendered::new(&rows);
-        let etag = conditional::weak(&body);
+        let etag = format!("W/{}", conditional::tag(&body));
         if if_none_match.names(&etag) {
             Listed::NotModified(etag, NO_CACHE.into())
         } else {

@@ -19,7 +19,7 @@ use crate::{
     http::{
         authorization::{Caller, not_own},
         cache::{Fresh, Key},
-        conditional::{self, Found, IfNoneMatch},
+        conditional::{Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -290,11 +290,7 @@ impl Posts {
         #[oai(name = "Cache-Control")]
         fresh: Fresh,
     ) -> Result<Found<Post>, Failure<ReadFailure>> {
-        let read = async {
-            let post = find(&self.app, id.0).await?;
-            let etag = conditional::strong(post.created_time);
-            Ok((post, etag))
-        };
+        let read = find(&self.app, id.0);
         Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 }

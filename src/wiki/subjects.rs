@@ -18,7 +18,7 @@ use crate::{
     database::insert::{Inserted, Terms, unique_where_set},
     http::{
         authorization::{Admin, Caller, insufficient_scope, unknown},
-        conditional::{self, Found, IfNoneMatch},
+        conditional::{Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -176,7 +176,7 @@ impl OwnUsers {
             Problem::not_found("you have no user yet: POST /users with a name makes it")
         })?;
         note_user(user.id.0);
-        Ok(Found::new(&user, conditional::strong(user.created_time), &if_none_match))
+        Ok(Found::new(&user, &if_none_match))
     }
 
     /// Say whose a user is

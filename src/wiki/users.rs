@@ -12,7 +12,7 @@ use crate::{
     clock::Time,
     http::{
         cache::{Fresh, Key},
-        conditional::{self, Found, IfNoneMatch},
+        conditional::{Found, IfNoneMatch},
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -192,11 +192,7 @@ impl Users {
         #[oai(name = "Cache-Control")]
         fresh: Fresh,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        let read = async {
-            let user = find(&self.0, id.0).await?;
-            let etag = conditional::strong(user.created_time);
-            Ok((user, etag))
-        };
+        let read = find(&self.0, id.0);
         Ok(self.0.cache.find(key(id.0), fresh, &if_none_match, read).await?)
     }
 

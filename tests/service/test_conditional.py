@@ -4,6 +4,8 @@ import httpx
 import pytest
 
 from support.api import create_post, create_user, problem
+from support.databases import Database
+from support.service import StartService
 
 
 @pytest.fixture(params=["/users/{user}", "/user/{user}", "/posts/{post}"])
@@ -84,3 +86,20 @@ def test_another_row_of_the_same_id_has_another_tag(api: httpx.Client) -> None:
     """As after a restore, when the numbers begin again."""
     tags = {api.get(f"/users/{create_user(api)['id']}").headers["etag"] for _ in range(20)}
     assert len(tags) == 20
+
+
+def test_what_is_changed_by_hand_has_another_tag(
+    start_service: StartService, database: Database
+) -> None:
+    client = start_service(database).client
+    user = create_user(client)["id"]
+    post = create_post(client, user)["post_id"]
+    for path, change in (
+        (f"/users/{user}", "UPDATE users SET name = 'Grace'"),
+        (f"/posts/{post}", "UPDATE posts SET content = 'Other notes'"),
+    ):
+        tag = client.get(path).headers["etag"]
+        database.execute(change)
+        answer = client.get(path, headers={"If-None-Match": tag})
+        assert answer.status_code == 200
+        assert answer.headers["etag"] != tag
