@@ -155,6 +155,7 @@ in
             packages.psycopg
             packages.pytest
             packages.pytest-timeout
+            packages.pyyaml
             packages.trustme
           ]))
         ];

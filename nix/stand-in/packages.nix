@@ -267,6 +267,7 @@ lib.fix (pkgs: {
           "psycopg"
           "pytest"
           "pytest-timeout"
+          "pyyaml"
           "trustme"
         ];
       in
