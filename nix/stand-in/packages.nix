@@ -272,6 +272,7 @@ lib.fix (pkgs: {
         ];
       in
       onMachine "python3-env" { } ''
+        # ${machine.python}
         mkdir -p $out/{bin,lib}
         /machine/venv/bin/python ${./python_env.py} $out/lib ${
           toString (choose (lib.genAttrs names (name: name)))
