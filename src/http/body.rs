@@ -78,12 +78,14 @@ impl Bodies {
         Ok(room)
     }
 
-    /// Has a large answer take room until the client has taken it, or is gone. A write's answer, which
-    /// repeats what was sent, keeps the `room` of that: there is no taking back what is written.
+    /// Has a large answer take room until the client has taken it, or is gone, beginning with the `room`
+    /// of the request's body. Where there is none, a read is refused; of what `is_written` there is no
+    /// taking back, and its answer repeats what was sent.
     pub async fn hold(
         &self,
         mut response: Response,
         room: Option<OwnedSemaphorePermit>,
+        is_written: bool,
     ) -> Result<Response, Problem> {
         let body: BoxBody<Bytes, std::io::Error> = response.take_body().into();
         if body.size_hint().lower() <= SMALL {
@@ -93,11 +95,17 @@ impl Bodies {
         let bytes = body.collect().await.map_err(|_| Problem::internal())?.to_bytes();
         // What somebody else keeps, as the pages of the documentation, takes no memory of its own.
         if bytes.is_unique() {
-            let length = bytes.len().min(IN_MEMORY) as u32;
-            let more = || self.room.clone().try_acquire_many_owned(length);
-            let room = room.map_or_else(more, Ok).map_err(|_| {
-                Problem::retry_later("too many large answers at a time are still on their way")
-            })?;
+            let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let length = bytes.len().min(IN_MEMORY).saturating_sub(held) as u32;
+            let mut room = room.or_else(|| self.room.clone().try_acquire_many_owned(0).ok());
+            match self.room.clone().try_acquire_many_owned(length) {
+                Ok(more) => room.as_mut().expect("of nothing").merge(more),
+                Err(_) if is_written => {}
+                Err(_) => {
+                    let detail = "too many large answers at a time are still on their way";
+                    return Err(Problem::retry_later(detail));
+                }
+            }
             response.set_body(Bytes::from_owner(Held { bytes, _room: room }));
         } else {
             response.set_body(bytes);
@@ -108,7 +116,7 @@ impl Bodies {
 
 struct Held {
     bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Held {

@@ -181,9 +181,10 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);
         }
+        let is_written = !request.method().is_safe();
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
-            Ok(Ok(Ok(response))) => self.bodies.hold(response, room).await,
+            Ok(Ok(Ok(response))) => self.bodies.hold(response, room, is_written).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
             Err(_elapsed) => too_long(),

@@ -170,9 +170,12 @@ def test_no_room_for_an_answer_is_said_and_may_be_tried_again(
             client.connect((service.host, service.port))
             client.sendall(GET.replace(b"/livez", path.encode()))
             assert client.recv(12) == b"HTTP/1.1 200"
-        refused = service.client.get(path)
-        assert "answers" in problem(refused, 503)["detail"]
-        assert refused.headers["retry-after"] == "1"
+        # A body, though it be empty, brings no room along.
+        for body in (None, b"", b"x"):
+            headers = {} if body is None else {"content-length": str(len(body))}
+            refused = service.client.request("GET", path, content=body, headers=headers)
+            assert "answers" in problem(refused, 503)["detail"]
+            assert refused.headers["retry-after"] == "1"
         assert service.client.get(f"/users/{user}").status_code == 200
         # What was written is told.
         content = "x" * 100_000
