@@ -8,15 +8,10 @@ use std::{
 
 use hyper::body::Bytes;
 use poem::{
-    Request, RequestBody, Result,
     error::ResponseError,
     http::{HeaderMap, StatusCode, header},
 };
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ExtractParamOptions,
-    registry::{MetaParamIn, MetaSchemaRef},
-    types::Type,
-};
+use poem_openapi::types::Type;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, Opts,
     core::{Collector, Desc},
@@ -33,6 +28,7 @@ use crate::{
     http::{
         conditional::{Found, IfNoneMatch, tag},
         json::Rendered,
+        parameter::InHead,
         problem::Problem,
     },
     id::Id,
@@ -209,10 +205,10 @@ impl Collector for Figures {
 #[derive(Clone, Copy)]
 pub struct Fresh(Duration);
 
-impl Fresh {
-    fn of(headers: &HeaderMap) -> Self {
+impl InHead for Fresh {
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         if headers.contains_key(header::IF_MATCH) {
-            return Self(Duration::ZERO);
+            return Ok(Self(Duration::ZERO));
         }
         let lines = headers.get_all(header::CACHE_CONTROL).iter();
         let directives = lines.filter_map(|line| line.to_str().ok()).flat_map(|s| s.split(','));
@@ -223,29 +219,6 @@ impl Fresh {
                 None => (directive == "no-cache").then_some(Duration::ZERO),
             }
         });
-        Self(limits.min().unwrap_or(Duration::MAX))
-    }
-}
-
-impl<'a> ApiExtractor<'a> for Fresh {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-
-    type ParamType = String;
-    type ParamRawType = String;
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Header)
-    }
-
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(String::schema_ref())
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        _: ExtractParamOptions<String>,
-    ) -> Result<Self> {
-        Ok(Self::of(request.headers()))
+        Ok(Self(limits.min().unwrap_or(Duration::MAX)))
     }
 }

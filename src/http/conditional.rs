@@ -3,18 +3,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use poem::{
-    Request, RequestBody, Result,
     http::HeaderMap,
     web::headers::{self, HeaderMapExt},
 };
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
-    registry::{MetaParamIn, MetaSchemaRef},
-    types::Type,
-};
+use poem_openapi::{ApiResponse, types::Type};
 use serde::Serialize;
 
-use crate::http::json::Rendered;
+use crate::http::{json::Rendered, parameter::InHead, problem::Problem};
 
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
@@ -34,26 +29,9 @@ impl IfNoneMatch {
     }
 }
 
-impl<'a> ApiExtractor<'a> for IfNoneMatch {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-
-    type ParamType = String;
-    type ParamRawType = String;
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Header)
-    }
-
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(String::schema_ref())
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        _: ExtractParamOptions<String>,
-    ) -> Result<Self> {
-        Ok(Self::of(request.headers()))
+impl InHead for IfNoneMatch {
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self::of(headers))
     }
 }
 

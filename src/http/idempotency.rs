@@ -1,17 +1,17 @@
 //! Requests that may be repeated (draft-ietf-httpapi-idempotency-key-header).
 
-use poem::{Request, RequestBody, Result, http::HeaderValue};
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ExtractParamOptions,
-    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
-};
+use poem::http::{HeaderMap, HeaderValue};
+use poem_openapi::registry::MetaSchema;
 use ring::digest::{Context, SHA256};
 use sea_orm::EntityTrait;
 use serde::Serialize;
 
 use crate::{
     database::insert::{Digest, Once},
-    http::problem::{Invalid, Problem},
+    http::{
+        parameter::InHead,
+        problem::{Invalid, Problem},
+    },
     identity::Caller,
     request,
 };
@@ -89,29 +89,13 @@ fn refusal(wrong: String) -> Problem {
     Problem::invalid(vec![Invalid { pointer, detail: format!("{NAME} {wrong}") }])
 }
 
-impl<'a> ApiExtractor<'a> for IdempotencyKey {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-
-    type ParamType = String;
-    type ParamRawType = String;
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Header)
+impl InHead for IdempotencyKey {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some(PATTERN.into()), ..MetaSchema::new("string") }
     }
 
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
-            pattern: Some(PATTERN.into()),
-            ..MetaSchema::new("string")
-        })))
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        _: ExtractParamOptions<String>,
-    ) -> Result<Self> {
-        let mut values = request.headers().get_all(NAME).iter().map(HeaderValue::as_bytes);
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut values = headers.get_all(NAME).iter().map(HeaderValue::as_bytes);
         let wrong = match (values.next(), values.next()) {
             (None, _) => return Ok(Self(None)),
             (Some(value), None) => match parse(value) {
@@ -126,6 +110,6 @@ impl<'a> ApiExtractor<'a> for IdempotencyKey {
             },
             _ => "is given more than once".to_owned(),
         };
-        Err(refusal(wrong).into())
+        Err(refusal(wrong))
     }
 }

@@ -1,7 +1,7 @@
 //! Lists, newest first and a page at a time. A page goes on below the last id of the one before (keyset
 //! pagination): what is added meanwhile moves nothing, and the last page costs what the first one does.
 
-use std::{borrow::Cow, fmt::Display, str::FromStr};
+use std::{fmt::Display, str::FromStr};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use poem_openapi::{
@@ -16,7 +16,7 @@ use crate::{
     http::{
         conditional::{self, IfNoneMatch, NO_CACHE},
         json::Rendered,
-        query::Query,
+        parameter::{InQuery, Query},
     },
     id::Id,
 };
@@ -39,17 +39,8 @@ impl FromStr for Limit {
     }
 }
 
-impl Type for Limit {
-    const IS_REQUIRED: bool = false;
-
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "integer".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
+impl InQuery for Limit {
+    fn schema() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             minimum: Some(*RANGE.start() as f64),
             maximum: Some(*RANGE.end() as f64),
@@ -57,13 +48,11 @@ impl Type for Limit {
             ..MetaSchema::new("integer")
         }))
     }
+}
 
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
+impl InQuery for Id {
+    fn schema() -> MetaSchemaRef {
+        Self::schema_ref()
     }
 }
 

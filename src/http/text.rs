@@ -14,7 +14,7 @@ use serde_json::Value;
 #[derive(Serialize)]
 pub struct Text<const MAX: usize, const MAY_BE_BLANK: bool = false>(pub String);
 
-const WITHOUT_NUL: &str = "^[^\\x00]*$";
+pub const WITHOUT_NUL: &str = "^[^\\x00]*$";
 /// Not all of it white space (Unicode's property, as Rust has it), and none of it NUL.
 const NOT_BLANK: &str = "^[^\\x00]*[^\\x00\\x09-\\x0d\\x20\\x85\\xa0\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
     \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}][^\\x00]*$";

@@ -24,8 +24,8 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
+        parameter::{Header, Query},
         problem::Problem,
-        query::Query,
         text::Text,
     },
     id::Id,
@@ -183,7 +183,7 @@ impl Posts {
         q: Query<Search>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<Entry>, Failure<ListFailure>> {
         let page = Page::new(limit, before);
         let (page, posts) = match q.0 {
@@ -197,7 +197,7 @@ impl Posts {
                 (page, posts)
             }
         };
-        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+        Ok(page.answer(posts, |post| post.post_id, if_none_match.0))
     }
 
     /// List a user's posts
@@ -214,7 +214,7 @@ impl Posts {
         before: Query<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
         let page = Page::new(limit, before);
         let posts = Entity::find().filter(Column::UserId.eq(id.0));
@@ -224,7 +224,7 @@ impl Posts {
         if posts.is_empty() {
             users::find(&self.app, id.0).await?;
         }
-        Ok(page.answer(posts, |post| post.post_id, if_none_match))
+        Ok(page.answer(posts, |post| post.post_id, if_none_match.0))
     }
 
     /// Create a post
@@ -238,10 +238,10 @@ impl Posts {
         /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
         #[oai(name = "Idempotency-Key")]
-        key: IdempotencyKey,
+        key: Header<IdempotencyKey>,
         new: Json<NewPost>,
     ) -> Result<Created<Post>, Failure<WriteForUserFailure>> {
-        let once = key.once(caller.0.as_deref(), &new.0, &[Column::UserId, Column::Content]);
+        let once = key.0.once(caller.0.as_deref(), &new.0, &[Column::UserId, Column::Content]);
         let NewPost { user_id, content } = new.0;
         let post = ActiveModel {
             post_id: NotSet,
@@ -285,12 +285,12 @@ impl Posts {
         id: Path<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
-        fresh: Fresh,
+        fresh: Header<Fresh>,
     ) -> Result<Found<Post>, Failure<ReadFailure>> {
         let read = find(&self.app, id.0);
-        Ok(self.app.cache.find(key(id.0), fresh, &if_none_match, read).await?)
+        Ok(self.app.cache.find(key(id.0), fresh.0, &if_none_match.0, read).await?)
     }
 }

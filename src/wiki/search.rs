@@ -1,13 +1,10 @@
 //! Full-text search. A word is a run of letters and digits; the databases split texts by the same rule.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use migration::search::{INDEX, POSTGRESQL, SQLITE};
 use poem::http::StatusCode;
-use poem_openapi::{
-    registry::{MetaSchema, MetaSchemaRef},
-    types,
-};
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use sea_orm::{
     ColumnTrait, DbBackend, DbErr, QueryFilter, QueryOrder, QuerySelect, Value,
     sea_query::{Expr, ExprTrait},
@@ -19,7 +16,9 @@ use crate::{
     database::{error::is_overtime, pool::Database},
     http::{
         list::Page,
+        parameter::InQuery,
         problem::{Invalid, Problem},
+        text::WITHOUT_NUL,
     },
 };
 
@@ -67,32 +66,15 @@ impl FromStr for Search {
     }
 }
 
-impl types::Type for Search {
-    const IS_REQUIRED: bool = false;
-
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
+impl InQuery for Search {
+    fn schema() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             min_length: Some(1),
             max_length: Some(MAX_CHARACTERS),
             // That it holds a word, no pattern says that all dialects read.
-            pattern: Some("^[^\\x00]*$".into()),
+            pattern: Some(WITHOUT_NUL.into()),
             ..MetaSchema::new("string")
         }))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
     }
 }
 

@@ -23,8 +23,8 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
+        parameter::{self, Header},
         problem::Problem,
-        query,
         text::{OrNull, Text},
     },
     id::Id,
@@ -107,14 +107,14 @@ impl OwnUsers {
     async fn list(
         &self,
         /// How many users at most.
-        limit: query::Query<Limit>,
+        limit: parameter::Query<Limit>,
         /// Only users with a lower id.
-        before: query::Query<Id>,
+        before: parameter::Query<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match.0).await?)
     }
 
     /// Create one's own user
@@ -129,14 +129,14 @@ impl OwnUsers {
         /// visible ASCII characters, in quotes or without, is its caller's own, and lives as long as what
         /// it has written.
         #[oai(name = "Idempotency-Key")]
-        key: IdempotencyKey,
+        key: Header<IdempotencyKey>,
         new: Json<NewOwnUser>,
     ) -> Result<Created<User>, Failure<WriteOwnFailure>> {
         let caller = caller.0.ok_or_else(unknown)?;
         if new.0.subject.is_some() && !caller.is_admin {
             return Err(insufficient_scope().into());
         }
-        let once = key.once(Some(&caller), &new.0, &[Column::Name]);
+        let once = key.0.once(Some(&caller), &new.0, &[Column::Name]);
         let NewOwnUser { name, subject } = new.0;
         let is_own = subject.is_none();
         let subject = subject.map_or_else(|| caller.subject.clone(), |subject| subject.0);
@@ -167,7 +167,7 @@ impl OwnUsers {
         caller: Caller,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Found<User>, Failure<ReadOwnFailure>> {
         let caller = caller.0.ok_or_else(unknown)?;
         let database = self.0.app.database_with(&USERS_SUBJECT)?;
@@ -176,7 +176,7 @@ impl OwnUsers {
             Problem::not_found("you have no user yet: POST /users with a name makes it")
         })?;
         note_user(user.id.0);
-        Ok(Found::new(&user, &if_none_match))
+        Ok(Found::new(&user, &if_none_match.0))
     }
 
     /// Say whose a user is

@@ -17,8 +17,8 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
+        parameter::{Header, Query},
         problem::Problem,
-        query::Query,
         text::Text,
     },
     id::Id,
@@ -148,9 +148,9 @@ impl AnyUsers {
         before: Query<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        Ok(list(&self.0.app, Page::new(limit, before), if_none_match).await?)
+        Ok(list(&self.0.app, Page::new(limit, before), if_none_match.0).await?)
     }
 
     /// Create a user
@@ -163,10 +163,10 @@ impl AnyUsers {
         /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
         #[oai(name = "Idempotency-Key")]
-        key: IdempotencyKey,
+        key: Header<IdempotencyKey>,
         new: Json<NewUser>,
     ) -> Result<Created<User>, Failure<WriteFailure>> {
-        let once = key.once(None, &new.0, &[Column::Name]);
+        let once = key.0.once(None, &new.0, &[Column::Name]);
         let user =
             ActiveModel { id: NotSet, name: Set(new.0.name.0), created_time: Set(Time::now()) };
         let user = self.0.app.database()?.insert(user, once, self.0.inserted()).await?;
@@ -187,13 +187,13 @@ impl Users {
         id: Path<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
-        fresh: Fresh,
+        fresh: Header<Fresh>,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
         let read = find(&self.0, id.0);
-        Ok(self.0.cache.find(key(id.0), fresh, &if_none_match, read).await?)
+        Ok(self.0.cache.find(key(id.0), fresh.0, &if_none_match.0, read).await?)
     }
 
     /// Read a user, by the predecessor's path
@@ -206,10 +206,10 @@ impl Users {
         id: Path<Id>,
         /// Entity tags that the client has an answer for.
         #[oai(name = "If-None-Match")]
-        if_none_match: IfNoneMatch,
+        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
-        fresh: Fresh,
+        fresh: Header<Fresh>,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
         self.read(id, if_none_match, fresh).await
     }
