@@ -83,13 +83,14 @@ async fn migrate(config: Config) -> Result<(), String> {
     let database = Database::new(&config)?;
     // As process 1 of a container, it is ended by no signal that it does not listen for.
     let mut signals = Signals::new();
-    tokio::select! {
-        made = make(&database, &config) => made?,
-        () = signals.next() => return Err("stopped by a signal".into()),
-    }
-    tracing::info!("{}: the schema is up to date", database.name());
+    let made = tokio::select! {
+        made = make(&database, &config) => made,
+        () = signals.next() => Err("stopped by a signal".into()),
+    };
     // Or SQLite's -wal and -shm would stay, for a user who may not write to them.
     database.close().await;
+    made?;
+    tracing::info!("{}: the schema is up to date", database.name());
     Ok(())
 }
 
@@ -129,10 +130,14 @@ async fn serve(config: Config) -> Result<(), String> {
 
     let life = async {
         let mut signals = Signals::new();
-        tokio::select! {
-            prepared = app.raw_database().prepare(startup) => prepared?,
-            () = signals.next() => return Ok(()),
-        }
+        let prepared = tokio::select! {
+            prepared = app.raw_database().prepare(startup) => prepared.map(|()| Phase::Serving),
+            () = signals.next() => Ok(Phase::Stopping),
+        };
+        let Ok(Phase::Serving) = prepared else {
+            app.raw_database().close().await;
+            return prepared.map(drop);
+        };
         app.enter(Phase::Serving);
         tracing::info!("ready");
         tokio::select! {

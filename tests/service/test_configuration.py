@@ -571,6 +571,21 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     assert str(file) in refused_by_sqlite(program, user, file)
 
 
+@pytest.mark.parametrize("command", [(), ("migrate",)])
+def test_a_start_that_fails_leaves_nothing_beside_the_file(
+    program: Path, sqlite_database: SqliteDatabase, command: tuple[str, ...]
+) -> None:
+    """As one of root's would: whoever comes after it could not write to what it has left."""
+    sqlite_database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, nam TEXT)")
+    port = str(free_port())
+    for _ in range(8):
+        failed = run(program, *command, **sqlite_database.environment, PORT=port)
+        assert failed.returncode == 1
+        assert "no column name" in failed.stderr
+        found = {path.name for path in sqlite_database.path.parent.iterdir()}
+        assert not found & {"wiki.db-wal", "wiki.db-shm"}
+
+
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-lock"])
 def test_a_sqlite_file_that_cannot_be_written_is_named(
     program: Path, folder_of_nobody: tuple[Path, str], suffix: str
