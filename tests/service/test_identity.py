@@ -11,7 +11,7 @@ from support import tokens
 from support.api import at_once, create_post, create_user, errors, problem, timed
 from support.databases import Database
 from support.service import Service, StartService, metrics
-from support.tokens import ADMIN, AUDIENCE, Issuer, bearer
+from support.tokens import ADMIN, AUDIENCE, Issuer, as_, bearer
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,6 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def service(database: Database, start_service: StartService, issuer: Issuer) -> Service:
     return start_service(database, **issuer.variables)
-
-
-def as_(service: Service, token: str) -> httpx.Client:
-    return httpx.Client(base_url=service.url, headers=bearer(token), timeout=30)
 
 
 def challenge(answer: httpx.Response, status: int) -> str:

@@ -11,7 +11,7 @@ from support import tokens
 from support.api import create_post, create_user, errors, problem
 from support.databases import Database, PostgresDatabase
 from support.service import Service, StartService, metrics
-from support.tokens import ADMIN, Issuer, bearer
+from support.tokens import ADMIN, Issuer, as_, bearer
 from support.wait import wait_until
 
 KEY = "Idempotency-Key"
@@ -26,10 +26,6 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def service(database: Database, start_service: StartService, issuer: Issuer) -> Service:
     return start_service(database, **issuer.variables)
-
-
-def as_(service: Service, token: str) -> httpx.Client:
-    return httpx.Client(base_url=service.url, headers=bearer(token), timeout=30)
 
 
 def post(client: httpx.Client, path: str, key: str, **body: Any) -> httpx.Response:

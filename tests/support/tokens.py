@@ -11,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+
+from support.service import Service
 
 AUDIENCE = "https://wiki.example"
 ADMIN = "wiki:admin"
@@ -169,6 +172,11 @@ def issuer() -> Iterator[Issuer]:
 
 def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
+
+
+def as_(service: Service, token: str) -> httpx.Client:
+    """A client that shows this token."""
+    return httpx.Client(base_url=service.url, headers=bearer(token), timeout=30)
 
 
 def write_keys(path: Path, *keys: Key) -> Path:
