@@ -7,7 +7,7 @@ use poem_openapi::{ApiResponse, ExtraHeader, LicenseObject, OpenApi, OpenApiServ
 
 use crate::{
     app::App,
-    config::Config,
+    config::{Config, Editing},
     http::{
         docs::{Page, pages},
         routes::Route,
@@ -53,12 +53,14 @@ pub fn routes(
     };
     match config.auth_issuer.as_str() {
         "" => {
-            let (endpoint, paths) = assemble((AnyUsers(Creation::new(app)), others), terms);
+            let resources = (AnyUsers(Creation::new(app)), others);
+            let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Anybodys(endpoint), paths)
         }
         issuer => {
             terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
-            let (endpoint, paths) = assemble((OwnUsers(Creation::new(app)), others), terms);
+            let resources = (OwnUsers(Creation::new(app)), others);
+            let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Callers(endpoint), paths)
         }
     }
@@ -67,12 +69,14 @@ pub fn routes(
 fn assemble<A: OpenApi + Clone + Send + Sync + 'static>(
     resources: A,
     terms: Terms,
+    editing: Editing,
 ) -> (Routes<impl Endpoint<Output = Response>>, Vec<Route>) {
     let api = document(resources.clone());
     let mut paths = Route::of_document(&api.spec(), &terms);
     let pages = pages(move || document(resources.clone()), &terms);
     paths.extend(pages.iter().map(|page| page.path).chain(["/"]).map(Route::page));
-    (Routes { pages, api: api.into_endpoint() }, paths)
+    let editing = Some(editing).filter(|editing| *editing != Editing::Off);
+    (Routes { pages, editing, api: api.into_endpoint() }, paths)
 }
 
 /// The API that anybody may write to as anybody, or that of callers who are known.
@@ -96,13 +100,18 @@ impl<A: Endpoint<Output = Response>, B: Endpoint<Output = Response>> Endpoint fo
 /// every request twice.
 struct Routes<E> {
     pages: [Page; 4],
+    /// What writes find out by, unless all of it is off.
+    editing: Option<Editing>,
     api: E,
 }
 
 impl<E: Endpoint<Output = Response>> Endpoint for Routes<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
+        if let Some(editing) = self.editing.filter(|_| !request.method().is_safe()) {
+            request.extensions_mut().insert(editing);
+        }
         match self.pages.iter().find(|page| page.path == request.uri().path()) {
             Some(page) => page.answer(&request),
             None => self.api.call(request).await,

@@ -15,8 +15,8 @@ use crate::otel::{self, Otel};
 mod values;
 
 pub use crate::config::values::{
-    AuthRead, AuthTokenType, Given, List, LogFormat, Network, Origin, Rate, Search, Seconds,
-    SecondsOrZero,
+    AuthRead, AuthTokenType, Editing, Given, List, LogFormat, Network, Origin, Rate, Search,
+    Seconds, SecondsOrZero,
 };
 
 /// Declares each variable once: its field, its default as one would type it, and what `--help` says.
@@ -79,6 +79,10 @@ config! {
     /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
     /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
     search: Search = "false",
+    /// Who may change what is there, and add comments, reactions, pictures and attachments: `off` is
+    /// nobody. With AUTH_ISSUER everybody who is signed in, but that with `author` a post is its
+    /// author's to edit, and with `users` anybody's. Without it `anyone`, who deletes nothing
+    editing: Editing = "off",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
     /// Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas; the
@@ -139,6 +143,22 @@ impl Config {
             return Err("AUTH_ISSUER is set without AUTH_AUDIENCE: give what a token for this \
                         service names in aud"
                 .into());
+        }
+        match (set.get("EDITING").map(String::as_str), set.contains_key("AUTH_ISSUER")) {
+            (Some(word @ ("author" | "users")), false) => {
+                return Err(format!(
+                    "EDITING={word} is set without AUTH_ISSUER: nobody is known who may edit; set \
+                     both, or EDITING=anyone"
+                ));
+            }
+            (Some("anyone"), true) => {
+                return Err(
+                    "EDITING=anyone is set with AUTH_ISSUER, by which everybody is known: \
+                            give author, users or off"
+                        .into(),
+                );
+            }
+            _ => {}
         }
         if set.contains_key("RATE_LIMIT_BURST") && !set.contains_key("RATE_LIMIT_PER_SECOND") {
             return Err("RATE_LIMIT_BURST is set without RATE_LIMIT_PER_SECOND: set both, or \
@@ -209,6 +229,7 @@ fn advice(name: &str) -> Option<&'static str> {
         "PORT" => Some("give a number from 0 to 65535"),
         "LOG_FORMAT" => Some("give text, json or auto"),
         "SEARCH" => Some("give true, false or drop"),
+        "EDITING" => Some("give off, author, users or anyone"),
         "AUTH_READ" => Some("give public or token"),
         "AUTH_TOKEN_TYPE" => Some("give at+jwt or any"),
         "DATABASE_POOL_SIZE" => Some("give a whole number from 1 to 65535"),

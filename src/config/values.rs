@@ -116,6 +116,16 @@ pub enum Search {
     Drop,
 }
 
+/// Who may change what is there, and add to it.
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Editing {
+    Off,
+    Author,
+    Users,
+    Anyone,
+}
+
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {

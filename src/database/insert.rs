@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, FromQueryResult,
-    IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement, Value,
+    IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement,
     sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
 };
 
@@ -27,8 +27,8 @@ pub struct Once<E: EntityTrait> {
 /// On what else it depends that a row is inserted.
 #[derive(Default)]
 pub struct Terms {
-    /// Columns that its entity has not, with their values.
-    pub beside: Vec<(&'static str, Value)>,
+    /// Columns that the row does not set, or its entity has not, with what they get.
+    pub beside: Vec<(&'static str, Expr)>,
     /// What has to hold.
     pub condition: Option<Expr>,
     /// By what it is not to be inserted a second time.
@@ -155,11 +155,12 @@ impl Terms {
         once: Option<&Once<A::Entity>>,
     ) -> InsertStatement {
         let columns_of = <A::Entity as EntityTrait>::Column::iter();
-        let set = columns_of.filter_map(|c| Some((c.as_str(), row.get(c).into_value()?)));
+        let set =
+            columns_of.filter_map(|c| Some((c.as_str(), Expr::val(row.get(c).into_value()?))));
         let digests = once.map(|once| [(KEY, once.key), (FIELDS, once.fields)]);
-        let digests = digests.into_iter().flatten().map(|(c, digest)| (c, digest.to_vec().into()));
-        let (names, values): (Vec<_>, Vec<Value>) = set.chain(self.beside).chain(digests).unzip();
-        let values = values.into_iter().map(Expr::val);
+        let digests = digests.into_iter().flatten();
+        let digests = digests.map(|(c, digest)| (c, Expr::val(digest.to_vec())));
+        let (names, values): (Vec<_>, Vec<Expr>) = set.chain(self.beside).chain(digests).unzip();
         let mut insert = Query::insert();
         insert.into_table(A::Entity::default()).columns(names);
         match self.condition {

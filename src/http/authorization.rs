@@ -1,9 +1,9 @@
 //! Who may call what: bearer tokens, as RFC 6750 has them.
 
-use std::{future::ready, sync::Arc};
+use std::sync::Arc;
 
 use poem::{
-    Request, RequestBody, Result,
+    Request, RequestBody,
     error::ResponseError,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
@@ -13,7 +13,7 @@ use prometheus::{IntCounterVec, Opts};
 use crate::{
     config::{AuthRead, Config},
     http::{problem::Problem, rate_limit::Toll, routes::Route},
-    identity::{Refusal, Verifier, token},
+    identity::{Caller, Refusal, Verifier, token},
     telemetry::metrics::Metrics,
 };
 
@@ -157,41 +157,45 @@ pub fn not_own(detail: impl Into<String>) -> Problem {
     problem
 }
 
-/// Whom the request's token speaks for. `None` where it has none, as is every request's while identity is
-/// off.
-pub struct Caller(pub Option<Arc<crate::identity::Caller>>);
+/// By whom a request has to be for an operation to be done.
+pub trait Party: Sized {
+    /// What refuses it comes before all that is wrong with the request otherwise.
+    fn of(request: &Request) -> Result<Self, Problem>;
+}
 
-/// A caller who may do everything.
-pub struct Admin(pub Arc<crate::identity::Caller>);
+/// By whom the request is, as the first parameter of an operation.
+pub struct By<T>(pub T);
 
-impl<'a> ApiExtractor<'a> for Caller {
+impl<'a, T: Party> ApiExtractor<'a> for By<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
 
     type ParamType = ();
     type ParamRawType = ();
 
-    fn from_request(
+    async fn from_request(
         request: &'a Request,
         _: &mut RequestBody,
         _: ExtractParamOptions<()>,
-    ) -> impl Future<Output = Result<Self>> + Send {
-        ready(Ok(Self(request.extensions().get().cloned())))
+    ) -> poem::Result<Self> {
+        Ok(Self(T::of(request)?))
     }
 }
 
-impl<'a> ApiExtractor<'a> for Admin {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
+/// Whom the request's token speaks for. `None` where it has none, as is every request's while identity is
+/// off.
+impl Party for Option<Arc<Caller>> {
+    fn of(request: &Request) -> Result<Self, Problem> {
+        Ok(request.extensions().get().cloned())
+    }
+}
 
-    type ParamType = ();
-    type ParamRawType = ();
+/// A caller who may do everything.
+pub struct Admin(pub Arc<Caller>);
 
-    fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        _: ExtractParamOptions<()>,
-    ) -> impl Future<Output = Result<Self>> + Send {
-        let caller = request.extensions().get::<Arc<crate::identity::Caller>>();
+impl Party for Admin {
+    fn of(request: &Request) -> Result<Self, Problem> {
+        let caller = request.extensions().get::<Arc<Caller>>();
         let admin = caller.filter(|caller| caller.is_admin).cloned();
-        ready(admin.map(Self).ok_or_else(|| insufficient_scope().into()))
+        admin.map(Self).ok_or_else(insufficient_scope)
     }
 }

@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     http::{
-        conditional::{Found, IfNoneMatch, tag},
+        conditional::{Found, tag},
         json::Rendered,
         parameter::InHead,
         problem::Problem,
@@ -95,17 +95,16 @@ impl Cache {
         &self,
         key: Key,
         fresh: Fresh,
-        if_none_match: &IfNoneMatch,
         read: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Found<T>, Problem> {
         let Some(store) = &self.0 else {
-            return Ok(Found::new(&read.await?, if_none_match));
+            return Ok(Found::new(&read.await?));
         };
         let Answer { body, etag, .. } = match store.get(&key, fresh) {
             Some(answer) => answer,
             None => store.fill(key, read).await?,
         };
-        Ok(Found::tagged(body, etag, if_none_match))
+        Ok(Found::tagged(body, etag))
     }
 
     /// Forgets what is kept by this key, and what is being read: whoever writes a row calls it once that

@@ -3,35 +3,71 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use poem::{
-    http::HeaderMap,
+    Response,
+    http::{HeaderMap, Method, StatusCode, header},
     web::headers::{self, HeaderMapExt},
 };
 use poem_openapi::{ApiResponse, types::Type};
 use serde::Serialize;
+use serde_json::json;
+use serde_yaml::Value;
 
-use crate::http::{json::Rendered, parameter::InHead, problem::Problem};
+use crate::http::{json::Rendered, terms::yaml};
 
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
 
-/// The header `If-None-Match`. One that is no list of entity tags counts as none.
+/// What a client has an answer for already, by the header `If-None-Match` of a read. One that is no list
+/// of entity tags counts as none.
 pub struct IfNoneMatch(Option<headers::IfNoneMatch>);
 
 impl IfNoneMatch {
-    pub fn of(headers: &HeaderMap) -> Self {
-        Self(headers.typed_get())
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let is_read = [Method::GET, Method::HEAD].contains(method);
+        Self(is_read.then(|| headers.typed_get()).flatten())
     }
 
-    /// Whether the client has what goes by `etag`, by the weak comparison.
-    pub fn names(&self, etag: &str) -> bool {
-        let etag = || etag.parse().expect("an entity tag");
-        self.0.as_ref().is_some_and(|tags| !tags.precondition_passes(&etag()))
+    /// The answer, or a 304 in its place where the client has it, by the weak comparison.
+    pub fn answer(self, mut response: Response) -> Response {
+        let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        let has = |tags: headers::IfNoneMatch| {
+            etag.is_some_and(|etag| {
+                !tags.precondition_passes(&etag.parse().expect("an entity tag"))
+            })
+        };
+        if response.status() == StatusCode::OK && self.0.is_some_and(has) {
+            response.set_status(StatusCode::NOT_MODIFIED);
+            drop(response.take_body());
+            for of_body in [header::CONTENT_TYPE, header::LINK] {
+                response.headers_mut().remove(of_body);
+            }
+        }
+        response
     }
 }
 
-impl InHead for IfNoneMatch {
-    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
-        Ok(Self::of(headers))
+/// Has the document say it of an operation that answers with an entity tag.
+pub fn add_to(operation: &mut Value) {
+    let mut headers = operation["responses"]["200"]["headers"].clone();
+    let Some(headers) = headers.as_mapping_mut().filter(|headers| headers.contains_key("ETAG"))
+    else {
+        return;
+    };
+    headers.remove("LINK");
+    operation["responses"]["304"] = yaml(json!({
+        "description": "The client has it already, by what it sent in `If-None-Match`.",
+        "headers": headers,
+    }));
+    let parameter = yaml(json!({
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "Entity tags that the client has an answer for.",
+        "required": false,
+        "schema": {"type": "string"},
+    }));
+    match operation["parameters"].as_sequence_mut() {
+        Some(parameters) => parameters.push(parameter),
+        None => operation["parameters"] = vec![parameter].into(),
     }
 }
 
@@ -56,24 +92,17 @@ pub enum Found<T: Type + Serialize> {
         #[oai(header = "Cache-Control")]
         String,
     ),
-    /// The client has it already, by what it sent in `If-None-Match`.
-    #[oai(status = 304)]
-    NotModified(#[oai(header = "ETag")] String, #[oai(header = "Cache-Control")] String),
 }
 
 impl<T: Type + Serialize> Found<T> {
-    pub fn new(resource: &T, if_none_match: &IfNoneMatch) -> Self {
+    pub fn new(resource: &T) -> Self {
         let body = Rendered::new(resource);
         let etag = tag(&body);
-        Self::tagged(body, etag, if_none_match)
+        Self::tagged(body, etag)
     }
 
     /// From a body whose tag is known.
-    pub fn tagged(body: impl Into<Rendered<T>>, etag: String, if_none_match: &IfNoneMatch) -> Self {
-        if if_none_match.names(&etag) {
-            Self::NotModified(etag, NO_CACHE.into())
-        } else {
-            Self::Found(body.into(), etag, NO_CACHE.into())
-        }
+    pub fn tagged(body: impl Into<Rendered<T>>, etag: String) -> Self {
+        Self::Found(body.into(), etag, NO_CACHE.into())
     }
 }

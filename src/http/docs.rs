@@ -9,14 +9,14 @@ use hyper::body::Bytes;
 use poem::{
     Request, Response, Result,
     error::MethodNotAllowedError,
-    http::{Method, StatusCode, header},
+    http::{Method, header},
 };
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_yaml::{Mapping, Number, Value};
 
 use crate::{
     clock,
-    http::{conditional::IfNoneMatch, terms::Terms},
+    http::{conditional, terms::Terms},
 };
 
 /// A page of up to 1.6 MB, made when it is first asked for.
@@ -61,6 +61,15 @@ fn document<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> Value
     }
     tidy(&mut document);
     terms.add_to(&mut document);
+    let paths = document["paths"].as_mapping_mut().into_iter().flat_map(Mapping::values_mut);
+    for operation in paths.filter_map(Value::as_mapping_mut).flat_map(Mapping::values_mut) {
+        conditional::add_to(operation);
+        if let Some(responses) = operation["responses"].as_mapping_mut() {
+            let mut by_status: Vec<_> = std::mem::take(responses).into_iter().collect();
+            by_status.sort_by_key(|(status, _)| status.as_str().map(str::to_owned));
+            responses.extend(by_status);
+        }
+    }
     document
 }
 
@@ -129,9 +138,6 @@ impl Page {
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")
             .header(header::ETAG, etag);
-        Ok(match IfNoneMatch::of(request.headers()).names(etag) {
-            true => response.status(StatusCode::NOT_MODIFIED).finish(),
-            false => response.content_type(self.content_type).body(body.clone()),
-        })
+        Ok(response.content_type(self.content_type).body(body.clone()))
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     http::{
-        conditional::{self, IfNoneMatch, NO_CACHE},
+        conditional::{self, NO_CACHE},
         json::Rendered,
         parameter::{InQuery, Query},
     },
@@ -108,7 +108,6 @@ impl Page {
         self,
         mut rows: Vec<T>,
         key: impl Fn(&T) -> Id,
-        if_none_match: IfNoneMatch,
     ) -> Listed<T> {
         let is_last = rows.len() as u64 <= self.limit;
         rows.truncate(self.limit as usize);
@@ -118,11 +117,7 @@ impl Page {
         });
         let body = Rendered::new(&rows);
         let etag = format!("W/{}", conditional::tag(&body));
-        if if_none_match.names(&etag) {
-            Listed::NotModified(etag, NO_CACHE.into())
-        } else {
-            Listed::Page(body, next, etag, NO_CACHE.into())
-        }
+        Listed::Page(body, next, etag, NO_CACHE.into())
     }
 }
 
@@ -143,7 +138,4 @@ pub enum Listed<T: Type + Serialize + ToJSON> {
         #[oai(header = "Cache-Control")]
         String,
     ),
-    /// The client has it already, by what it sent in `If-None-Match`.
-    #[oai(status = 304)]
-    NotModified(#[oai(header = "ETag")] String, #[oai(header = "Cache-Control")] String),
 }

@@ -20,6 +20,7 @@ use crate::{
         authorization::{Admitted, Authorization},
         body::Bodies,
         client,
+        conditional::IfNoneMatch,
         cors::{self, Cors},
         problem::Problem,
         rate_limit::{RateLimit, Toll},
@@ -182,9 +183,12 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             return (Ok(response), true);
         }
         let is_written = !request.method().is_safe();
+        let if_none_match = IfNoneMatch::of(request.method(), request.headers());
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
-            Ok(Ok(Ok(response))) => self.bodies.hold(response, room, is_written).await,
+            Ok(Ok(Ok(response))) => {
+                self.bodies.hold(if_none_match.answer(response), room, is_written).await
+            }
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
             Ok(Err(_panic)) => Err(Problem::internal()),
             Err(_elapsed) => too_long(),

@@ -65,6 +65,9 @@ impl Route {
             if !operation["requestBody"].is_null() {
                 headers.insert("content-type".to_owned());
             }
+            if !operation["responses"]["200"]["headers"]["ETAG"].is_null() {
+                headers.insert("if-none-match".to_owned());
+            }
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 if parameter["in"] == "header" {
                     let name = parameter["name"].as_str().expect("a text");

@@ -3,7 +3,7 @@
 use poem::http::StatusCode;
 use poem_openapi::types::ToJSON;
 use serde_json::json;
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
 use crate::{
     config::AuthRead,
@@ -73,15 +73,9 @@ impl Terms {
             more.push((TOO_MANY.0, TOO_MANY.1, retry_after()));
         }
         let Some(responses) = operation["responses"].as_mapping_mut() else { return };
-        if more.is_empty() {
-            return;
-        }
         for (status, description, headers) in more {
             responses.insert(status.as_str().into(), response(status, description, headers));
         }
-        let mut sorted: Vec<(Value, Value)> = std::mem::take(responses).into_iter().collect();
-        sorted.sort_by_key(|(status, _)| status.as_str().map(str::to_owned));
-        *responses = Mapping::from_iter(sorted);
     }
 }
 
@@ -118,6 +112,7 @@ fn response(status: StatusCode, description: &str, headers: serde_json::Value) -
     }))
 }
 
-fn yaml(json: serde_json::Value) -> Value {
+/// What is written as JSON, for a document.
+pub fn yaml(json: serde_json::Value) -> Value {
     serde_yaml::to_value(json).expect("JSON is YAML")
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use migration::POSTS_OF_USER;
-use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
@@ -17,9 +17,9 @@ use crate::{
     clock::Time,
     database::insert::Inserted,
     http::{
-        authorization::{Caller, not_own},
+        authorization::{By, not_own},
         cache::{Fresh, Key},
-        conditional::{Found, IfNoneMatch},
+        conditional::Found,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -29,8 +29,10 @@ use crate::{
         text::Text,
     },
     id::Id,
+    identity::Caller,
     request::note_user,
     wiki::{
+        Tag,
         failure::{ListFailure, ReadFailure, WriteForUserFailure},
         search::{self, Search},
         subjects, users,
@@ -123,12 +125,6 @@ impl FromFields for NewPost {
     }
 }
 
-#[derive(Tags)]
-enum Tag {
-    /// Texts by users.
-    Posts,
-}
-
 #[derive(Clone)]
 pub struct Posts {
     app: Arc<App>,
@@ -181,9 +177,6 @@ impl Posts {
         /// Only posts that have all of these words, in any order and case: 1 to 1,000 characters with at
         /// least one word, which is a run of letters and digits. Where `SEARCH=true` is set.
         q: Query<Search>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<Entry>, Failure<ListFailure>> {
         let page = Page::new(limit, before);
         let (page, posts) = match q.0 {
@@ -197,7 +190,7 @@ impl Posts {
                 (page, posts)
             }
         };
-        Ok(page.answer(posts, |post| post.post_id, if_none_match.0))
+        Ok(page.answer(posts, |post| post.post_id))
     }
 
     /// List a user's posts
@@ -212,9 +205,6 @@ impl Posts {
         limit: Query<Limit>,
         /// Only posts with a lower id.
         before: Query<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<Entry>, Failure<ReadFailure>> {
         let page = Page::new(limit, before);
         let posts = Entity::find().filter(Column::UserId.eq(id.0));
@@ -224,7 +214,7 @@ impl Posts {
         if posts.is_empty() {
             users::find(&self.app, id.0).await?;
         }
-        Ok(page.answer(posts, |post| post.post_id, if_none_match.0))
+        Ok(page.answer(posts, |post| post.post_id))
     }
 
     /// Create a post
@@ -233,7 +223,7 @@ impl Posts {
     #[oai(path = "/posts", method = "post", operation_id = "create_post")]
     async fn create(
         &self,
-        caller: Caller,
+        caller: By<Option<Arc<Caller>>>,
         /// By this key the request may be repeated until it is answered: the first try writes, and each
         /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
@@ -283,14 +273,11 @@ impl Posts {
         &self,
         /// The post's id.
         id: Path<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
         fresh: Header<Fresh>,
     ) -> Result<Found<Post>, Failure<ReadFailure>> {
         let read = find(&self.app, id.0);
-        Ok(self.app.cache.find(key(id.0), fresh.0, &if_none_match.0, read).await?)
+        Ok(self.app.cache.find(key(id.0), fresh.0, read).await?)
     }
 }

@@ -1,6 +1,8 @@
 //! Whose users are: with an issuer of tokens, each of its subjects has one user, and writes as that one
 //! only. Subjects are in no answer.
 
+use std::sync::Arc;
+
 use migration::{USERS_KEY, USERS_SUBJECT};
 use poem::http::StatusCode;
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
@@ -8,7 +10,7 @@ use sea_orm::{
     ActiveValue::NotSet,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
     SqlErr,
-    sea_query::{Expr, Query, UpdateStatement},
+    sea_query::{Expr, Query, SelectStatement, UpdateStatement},
 };
 use serde::Serialize;
 
@@ -17,8 +19,8 @@ use crate::{
     clock::Time,
     database::insert::{Inserted, Terms, unique_where_set},
     http::{
-        authorization::{Admin, Caller, insufficient_scope, unknown},
-        conditional::{Found, IfNoneMatch},
+        authorization::{Admin, By, insufficient_scope, unknown},
+        conditional::Found,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -28,11 +30,12 @@ use crate::{
         text::{OrNull, Text},
     },
     id::Id,
-    identity,
+    identity::Caller,
     request::{note_user, to_the_end},
     wiki::{
+        Tag,
         failure::{BindFailure, ListFailure, ReadOwnFailure, WriteOwnFailure},
-        users::{ActiveModel, Column, Creation, Entity, Tag, User, list},
+        users::{ActiveModel, Column, Creation, Entity, User, list},
     },
 };
 
@@ -110,11 +113,8 @@ impl OwnUsers {
         limit: parameter::Query<Limit>,
         /// Only users with a lower id.
         before: parameter::Query<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        Ok(list(&self.0.app, Page::new(limit, before), if_none_match.0).await?)
+        Ok(list(&self.0.app, Page::new(limit, before)).await?)
     }
 
     /// Create one's own user
@@ -123,7 +123,7 @@ impl OwnUsers {
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
     async fn create(
         &self,
-        caller: Caller,
+        caller: By<Option<Arc<Caller>>>,
         /// By this key the request may be repeated until it is answered: the first try writes, and each
         /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, is its caller's own, and lives as long as what
@@ -164,10 +164,7 @@ impl OwnUsers {
     #[oai(path = "/users/me", method = "get", operation_id = "read_own_user")]
     async fn me(
         &self,
-        caller: Caller,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
+        caller: By<Option<Arc<Caller>>>,
     ) -> Result<Found<User>, Failure<ReadOwnFailure>> {
         let caller = caller.0.ok_or_else(unknown)?;
         let database = self.0.app.database_with(&USERS_SUBJECT)?;
@@ -176,7 +173,7 @@ impl OwnUsers {
             Problem::not_found("you have no user yet: POST /users with a name makes it")
         })?;
         note_user(user.id.0);
-        Ok(Found::new(&user, &if_none_match.0))
+        Ok(Found::new(&user))
     }
 
     /// Say whose a user is
@@ -185,7 +182,7 @@ impl OwnUsers {
     #[oai(path = "/users/:id/subject", method = "put", operation_id = "set_subject")]
     async fn bind(
         &self,
-        admin: Admin,
+        By(admin): By<Admin>,
         /// The user's id.
         id: Path<Id>,
         new: Json<NewSubject>,
@@ -213,21 +210,25 @@ impl OwnUsers {
 /// The terms on which a user is a subject's: as its only one.
 fn only_of(issuer: &str, subject: &str) -> Terms {
     Terms {
-        beside: vec![(ISSUER, issuer.into()), (SUBJECT, subject.into())],
+        beside: vec![(ISSUER, Expr::val(issuer)), (SUBJECT, Expr::val(subject))],
         condition: None,
         unique: Some(unique_where_set(&[ISSUER, SUBJECT])),
     }
 }
 
 /// The terms on which a `caller` writes as this user: as its own.
-pub fn writes_as(caller: &identity::Caller, user: Id) -> Terms {
-    let own = Query::select()
+pub fn writes_as(caller: &Caller, user: Id) -> Terms {
+    let own = user_of(caller).and_where(Column::Id.eq(user)).to_owned();
+    Terms { condition: Some(Expr::exists(own)), ..Terms::default() }
+}
+
+/// The id of the user that is a `caller`'s own.
+pub fn user_of(caller: &Caller) -> SelectStatement {
+    Query::select()
         .column(Column::Id)
         .from(Entity)
-        .and_where(Column::Id.eq(user))
         .cond_where(is_of(&caller.issuer, &caller.subject))
-        .to_owned();
-    Terms { condition: Some(Expr::exists(own)), ..Terms::default() }
+        .to_owned()
 }
 
 fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {

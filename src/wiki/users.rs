@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::{
     clock::Time,
     http::{
         cache::{Fresh, Key},
-        conditional::{Found, IfNoneMatch},
+        conditional::Found,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -22,7 +22,10 @@ use crate::{
         text::Text,
     },
     id::Id,
-    wiki::failure::{ListFailure, ReadFailure, WriteFailure},
+    wiki::{
+        Tag,
+        failure::{ListFailure, ReadFailure, WriteFailure},
+    },
 };
 
 pub mod entity {
@@ -80,12 +83,6 @@ impl FromFields for NewUser {
     }
 }
 
-#[derive(Tags)]
-pub enum Tag {
-    /// Those who write posts.
-    Users,
-}
-
 /// The users while anybody may write as anybody: a path's operations stand in one place.
 #[derive(Clone)]
 pub struct AnyUsers(pub Creation);
@@ -125,13 +122,9 @@ pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
     user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
 }
 
-pub async fn list(
-    app: &App,
-    page: Page,
-    if_none_match: IfNoneMatch,
-) -> Result<Listed<User>, Problem> {
+pub async fn list(app: &App, page: Page) -> Result<Listed<User>, Problem> {
     let users = page.of(Entity::find(), Column::Id).all(app.database()?).await?;
-    Ok(page.answer(users, |user| user.id, if_none_match))
+    Ok(page.answer(users, |user| user.id))
 }
 
 #[OpenApi(tag = "Tag::Users")]
@@ -146,11 +139,8 @@ impl AnyUsers {
         limit: Query<Limit>,
         /// Only users with a lower id.
         before: Query<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
     ) -> Result<Listed<User>, Failure<ListFailure>> {
-        Ok(list(&self.0.app, Page::new(limit, before), if_none_match.0).await?)
+        Ok(list(&self.0.app, Page::new(limit, before)).await?)
     }
 
     /// Create a user
@@ -185,15 +175,12 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
         fresh: Header<Fresh>,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
         let read = find(&self.0, id.0);
-        Ok(self.0.cache.find(key(id.0), fresh.0, &if_none_match.0, read).await?)
+        Ok(self.0.cache.find(key(id.0), fresh.0, read).await?)
     }
 
     /// Read a user, by the predecessor's path
@@ -204,13 +191,10 @@ impl Users {
         &self,
         /// The user's id.
         id: Path<Id>,
-        /// Entity tags that the client has an answer for.
-        #[oai(name = "If-None-Match")]
-        if_none_match: Header<IfNoneMatch>,
         /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
         #[oai(name = "Cache-Control")]
         fresh: Header<Fresh>,
     ) -> Result<Found<User>, Failure<ReadFailure>> {
-        self.read(id, if_none_match, fresh).await
+        self.read(id, fresh).await
     }
 }

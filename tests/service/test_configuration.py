@@ -40,6 +40,7 @@ VARIABLES = {
     "CACHE_SECONDS",
     "CACHE_BYTES",
     "SEARCH",
+    "EDITING",
     "SHUTDOWN_GRACE_SECONDS",
     "TRUSTED_PROXIES",
     "CORS_ALLOWED_ORIGINS",
@@ -154,6 +155,8 @@ def test_an_unknown_argument_is_refused(program: Path) -> None:
         ("CACHE_SECONDS", "-1"),
         ("CACHE_SECONDS", "86401"),
         ("CACHE_SECONDS", "on"),
+        ("EDITING", "Off"),
+        ("EDITING", "everybody"),
         ("MAX_BODY_BYTES", "1MiB"),
         ("MAX_BODY_BYTES", "9223372036854775807"),
         ("TRUSTED_PROXIES", "127.0.0.1/33"),
@@ -192,6 +195,24 @@ def test_a_variable_without_the_one_it_belongs_to_is_refused(program: Path, tmp_
     (line,) = (refused.stdout + refused.stderr).splitlines()
     assert "CACHE_BYTES" in line
     assert "CACHE_SECONDS" in line
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"EDITING": "author"},
+        {"EDITING": "users"},
+        {"EDITING": "anyone", "AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "wiki"},
+    ],
+)
+def test_who_may_edit_fits_whether_anybody_is_known(
+    program: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    refused = run(program, cwd=tmp_path, PORT="0", **variables)
+    assert refused.returncode == 1
+    (line,) = (refused.stdout + refused.stderr).splitlines()
+    assert f"EDITING={variables['EDITING']}" in line
+    assert "AUTH_ISSUER" in line
 
 
 def test_a_wrong_password_fails_at_once(

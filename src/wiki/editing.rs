@@ -1,0 +1,43 @@
+//! Who may change what is there, and add to it, as `EDITING` has it: each operation that it governs has one
+//! of these before its other parameters, so that what is switched off is refused whatever was sent.
+
+use std::sync::Arc;
+
+use poem::{Request, http::StatusCode};
+
+use crate::{
+    config::Editing,
+    http::{authorization::Party, problem::Problem},
+    identity::Caller,
+};
+
+/// Somebody who may write.
+pub struct Writer {
+    /// Not `off`.
+    pub editing: Editing,
+    /// `None` where anyone may: then the request names the user.
+    pub caller: Option<Arc<Caller>>,
+}
+
+/// Somebody who may delete what is his, and with the scope `wiki:admin` what is anybody's.
+pub struct Owner(pub Arc<Caller>);
+
+impl Party for Writer {
+    fn of(request: &Request) -> Result<Self, Problem> {
+        let Some(editing) = request.extensions().get() else {
+            return Err(switched_off("nothing here is changed or added to: EDITING is off"));
+        };
+        Ok(Self { editing: *editing, caller: Party::of(request)? })
+    }
+}
+
+impl Party for Owner {
+    fn of(request: &Request) -> Result<Self, Problem> {
+        let nobody = "what anyone may write, nobody may delete: EDITING is anyone";
+        Writer::of(request)?.caller.map(Self).ok_or_else(|| switched_off(nobody))
+    }
+}
+
+fn switched_off(detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, detail)
+}
