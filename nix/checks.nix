@@ -139,7 +139,7 @@ in
       {
         src = sources [
           ../Cargo.toml
-          ../README.md
+          ../docs/configuration.md
           ../pyproject.toml
           ../tests/conftest.py
           ../tests/service

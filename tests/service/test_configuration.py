@@ -103,9 +103,9 @@ def test_help_names_the_commands(program: Path) -> None:
     assert all(f"wiki-service {command}" in shown for command in ("healthcheck", "migrate"))
 
 
-def test_the_readme_lists_the_same(program: Path) -> None:
-    readme = ROOT.joinpath("README.md").read_text()
-    rows = dict(re.findall(r"^\| *`([A-Z_]+)` *\| *`?([^`|]*?)`? *\|", readme, re.MULTILINE))
+def test_the_page_lists_the_same(program: Path) -> None:
+    page = ROOT.joinpath("docs/configuration.md").read_text()
+    rows = dict(re.findall(r"^\| *`([A-Z_]+)` *\| *`?([^`|]*?)`? *\|", page, re.MULTILINE))
     no_default = {"": "(none)"}
     assert {name: no_default.get(row, row) for name, row in rows.items()} == defaults_by_help(
         program

@@ -1,4 +1,4 @@
-"""Ours beside the predecessor, on a table of odd requests: what differs is what the README says."""
+"""Ours beside the predecessor, on a table of odd requests: what differs is what docs/predecessor.md says."""
 
 import gzip
 import json
@@ -174,4 +174,4 @@ def test_statuses_and_shapes(servers: tuple[int, int]) -> None:
             wrong.append(f"{shown}{theirs[1:]} {ours[1:]}")
         if ours[0] >= 400 and request[0] != "HEAD" and ours[1] != "application/problem+json":
             wrong.append(f"{shown}{ours[1]}")
-    assert wrong == [], "\n".join(["the README's list of what differs is not complete:", *wrong])
+    assert wrong == [], "\n".join(["docs/predecessor.md does not list all that differs:", *wrong])

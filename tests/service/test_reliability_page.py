@@ -14,6 +14,11 @@ def test_every_promise_names_its_test() -> None:
     assert [promise for promise in promises if not NAME.search(promise)] == []
 
 
+def test_the_readme_counts_them() -> None:
+    promises = PAGE.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert f"[{len(promises)} promises](docs/reliability.md)" in (ROOT / "README.md").read_text()
+
+
 def test_every_test_that_it_names_is_there() -> None:
     named = set(NAME.findall(PAGE))
     assert named

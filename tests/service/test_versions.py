@@ -12,7 +12,7 @@ from support.api import create_post, create_user
 from support.databases import PASSWORD, USER, Database, PostgresDatabase, SqliteDatabase
 from support.service import ROOT, Service, StartService
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs/configuration.md"
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_a_backup_is_served_by_the_other_version(
 
 
 def copy(source: Database, target: Database) -> None:
-    """A backup of what is in use, as the README has it, put into an empty database."""
+    """A backup of what is in use, as the page has it, put into an empty database."""
     if isinstance(source, SqliteDatabase):
         assert isinstance(target, SqliteDatabase)
-        documented = re.search(r'^sqlite3 wiki.db "(.*)"$', README.read_text(), re.M)
+        documented = re.search(r'^sqlite3 wiki.db "(.*)"$', PAGE.read_text(), re.M)
         assert documented
         source.execute(documented[1].replace("backup.db", str(target.path)))
         return
