@@ -28,14 +28,14 @@
         {
           default = self.packages.${system}.wiki-service;
           wiki-service = callPackage ./nix/wiki-service.nix { };
-          wiki-image = callLinuxPackage ./nix/wiki-image.nix { };
-          postgresql-image = callLinuxPackage ./nix/postgresql-image.nix { };
-          prometheus-image = callLinuxPackage ./nix/prometheus-image.nix { };
-          grafana-image = callLinuxPackage ./nix/grafana-image.nix { };
-          k3s-image = callLinuxPackage ./nix/k3s-image.nix { };
+          wiki-image = callLinuxPackage ./nix/images/wiki-image.nix { };
+          postgresql-image = callLinuxPackage ./nix/images/postgresql-image.nix { };
+          prometheus-image = callLinuxPackage ./nix/images/prometheus-image.nix { };
+          grafana-image = callLinuxPackage ./nix/images/grafana-image.nix { };
+          k3s-image = callLinuxPackage ./nix/images/k3s-image.nix { };
           chart = callPackage ./nix/chart.nix { };
-          cluster-image = callLinuxPackage ./nix/cluster-image.nix { };
-          release-images = callLinuxPackage ./nix/release-images.nix { images = imagesOf system; };
+          cluster-image = callLinuxPackage ./nix/images/cluster-image.nix { };
+          release-images = callLinuxPackage ./nix/release/release-images.nix { images = imagesOf system; };
         }
       );
 
@@ -55,7 +55,7 @@
         system:
         let
           callPackage = callPackageFor system;
-          release-chart = callPackage ./nix/release-chart.nix { };
+          release-chart = callPackage ./nix/release/release-chart.nix { };
           app = package: description: {
             type = "app";
             program = lib.getExe package;
@@ -70,14 +70,14 @@
           down = app (callPackage ./nix/down.nix
             { }
           ) "Ends the cluster and keeps its data; --purge deletes it";
-          push-images = app (callPackage ./nix/push-images.nix { }) "Push the images of this architecture";
-          attest-images = app (callPackage ./nix/attest-images.nix
+          push-images = app (callPackage ./nix/release/push-images.nix { }) "Push the images of this architecture";
+          attest-images = app (callPackage ./nix/release/attest-images.nix
             { }
           ) "Sign what is in the images of this architecture";
-          publish = app (callPackage ./nix/publish.nix {
+          publish = app (callPackage ./nix/release/publish.nix {
             inherit imagesOf release-chart;
           }) "Publish this version: indexes of the pushed images, and the chart";
-          verify = app (callPackage ./nix/verify.nix {
+          verify = app (callPackage ./nix/release/verify.nix {
             inherit release-chart;
           }) "Compare what a registry serves with what this source gives";
           probe = app (callPackage ./nix/probe.nix
@@ -98,7 +98,7 @@
             ];
         in
         checksOf ./nix/checks.nix
-        // lib.optionalAttrs (lib.hasSuffix "-linux" system) (checksOf ./nix/image-checks.nix)
+        // lib.optionalAttrs (lib.hasSuffix "-linux" system) (checksOf ./nix/images/checks.nix)
       );
 
       devShells = forAllSystems (system: {

@@ -1,4 +1,4 @@
-# Each check is a derivation whose name says what broke. Those of the images are in image-checks.nix.
+# Each check is a derivation whose name says what broke. Those of the images are in images/checks.nix.
 {
   lib,
   callPackage,
@@ -80,7 +80,7 @@ in
           ../tests/nix/install-nix
           ../tests/support/unpack-debian
           ./pack-chart.sh
-          ./postgresql-entrypoint.sh
+          ./images/postgresql-entrypoint.sh
           ./stand-in/k3d
           ./stand-in/k3s
           ./stand-in/nix

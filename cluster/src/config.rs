@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::process;
 
-/// Written by nix/cluster-image.nix.
+/// Written by nix/images/cluster-image.nix.
 pub const SHARE: &str = "/usr/share/wiki-cluster";
 pub const RELEASE: &str = "wiki-release";
 /// Made at every start: the values that come from the environment.

@@ -29,7 +29,7 @@ def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFact
         if fetched.returncode:
             pytest.skip(f"no PostgreSQL 17: {fetched.stderr.strip().splitlines()[-1]}")
     newer = flake.check_out(tmp_path_factory.mktemp("newer") / "checkout")
-    image = newer.flake / "nix" / "postgresql-image.nix"
+    image = newer.flake / "nix" / "images" / "postgresql-image.nix"
     image.write_text(image.read_text().replace("postgresql_16", "postgresql_17"))
     cluster.load(*newer.build("postgresql-image"))
     (package,) = newer.build("chart")[0].glob("wiki-*.tgz")

@@ -43,14 +43,14 @@ def replace(checkout: Nix, file: str, text: str, instead: str) -> None:
     [
         (
             "wiki-image",
-            "nix/wiki-image.nix",
+            "nix/images/wiki-image.nix",
             "fakeRootCommands = ''",
             "fakeRootCommands = ''\n    mkdir bin\n    touch bin/sh",
             "wiki-service: it has a shell or a package manager",
         ),
         (
             "wiki-image",
-            "nix/wiki-image.nix",
+            "nix/images/wiki-image.nix",
             'User = "65532:65532"',
             'User = "0:0"',
             'wiki-service: not so: .config.User == "65532:65532"',
@@ -71,7 +71,7 @@ def test_a_newer_grafana_has_its_datasource_as_a_plugin(checkout: Nix) -> None:
     replace(checkout, "nix/stand-in/packages.nix", 'version = "13.0.7"', 'version = "13.2.0"')
     check = f"checks.{SYSTEM}.grafana-image"
     checkout.build(check)
-    replace(checkout, "nix/grafana-image.nix", "inherit (grafanaPlugins) prometheus;", "")
+    replace(checkout, "nix/images/grafana-image.nix", "inherit (grafanaPlugins) prometheus;", "")
     result = checkout.run("build", "--no-link", "--print-build-logs", f".#{check}")
     assert result.returncode
     assert "wiki-grafana: no Prometheus datasource: /nix/store/" in result.stderr

@@ -36,7 +36,7 @@ dockerTools.buildLayeredImage {
     ExposedPorts."9090/tcp" = { };
     WorkingDir = "/prometheus";
     Volumes."/prometheus" = { };
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = "Prometheus";
       version = prometheus.version;
       licenses = "Apache-2.0";

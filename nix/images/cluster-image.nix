@@ -1,4 +1,4 @@
-# One privileged container that boots the whole cluster, offline. What it does is in ../cluster.
+# One privileged container that boots the whole cluster, offline. What it does is in ../../cluster.
 {
   lib,
   bash,
@@ -28,7 +28,7 @@
 }:
 
 let
-  wiki-cluster = callPackage ./wiki-cluster.nix { };
+  wiki-cluster = callPackage ../wiki-cluster.nix { };
 
   reference = image: "${image.imageName}:${image.imageTag}";
   # In the order in which the pods are on the way to an answer.
@@ -125,7 +125,7 @@ let
         # k3s notes here what it has imported, and does not do so again.
         touch $share/airgap/.cache.json
         cp ${chart}/wiki-*.tgz $share/chart.tgz
-        cp ${../chart/restore.sql} $share/restore.sql
+        cp ${../../chart/restore.sql} $share/restore.sql
 
         printf %s "$daemon" >$out/etc/docker/daemon.json
         printf %s "$values" >$share/values.yaml
@@ -193,7 +193,7 @@ dockerTools.buildLayeredImage {
         StartInterval = 2 * seconds;
         Retries = 3;
       };
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = "wiki-cluster";
       description = wiki-cluster.meta.description;
       version = wiki-service.version;

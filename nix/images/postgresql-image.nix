@@ -69,7 +69,7 @@ dockerTools.buildLayeredImage {
     Volumes."/var/lib/postgresql/data" = { };
     # Fast shutdown: sessions are ended, not waited for.
     StopSignal = "SIGINT";
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = "PostgreSQL";
       version = postgresql_16.version;
       licenses = "PostgreSQL";

@@ -16,11 +16,11 @@ let
   programs = [
     {
       path = baseNameOf wiki-service.outPath;
-      crates = (lib.importTOML ../Cargo.lock).package;
+      crates = (lib.importTOML ../../Cargo.lock).package;
     }
     {
-      path = baseNameOf (callPackage ./wiki-cluster.nix { }).outPath;
-      crates = (lib.importTOML ../cluster/Cargo.lock).package;
+      path = baseNameOf (callPackage ../wiki-cluster.nix { }).outPath;
+      crates = (lib.importTOML ../../cluster/Cargo.lock).package;
     }
   ];
 

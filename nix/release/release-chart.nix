@@ -30,6 +30,6 @@ writeShellApplication {
       image="{\"repository\": \"$repository/$name\", \"tag\": \"${wiki-service.version}\", \"digest\": \"$digest\"}"
       yq --inplace ".$component.image = $image" "$work/wiki/values.yaml"
     done
-    bash ${./pack-chart.sh} "$work/wiki"
+    bash ${../pack-chart.sh} "$work/wiki"
   '';
 }

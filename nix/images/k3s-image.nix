@@ -36,7 +36,7 @@ dockerTools.buildLayeredImage {
       "/var/lib/rancher/k3s" = { };
       "/var/log" = { };
     };
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = "k3s";
       version = k3s.version;
       licenses = "Apache-2.0";

@@ -3,5 +3,5 @@
 
 labels:
 lib.mapAttrs' (name: lib.nameValuePair "org.opencontainers.image.${name}") (
-  { source = (lib.importTOML ../Cargo.toml).workspace.package.repository; } // labels
+  { source = (lib.importTOML ../../Cargo.toml).workspace.package.repository; } // labels
 )

@@ -26,7 +26,7 @@ dockerTools.buildLayeredImage {
       (lib.getExe wiki-service)
       "healthcheck"
     ];
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = wiki-service.pname;
       description = wiki-service.meta.description;
       version = wiki-service.version;

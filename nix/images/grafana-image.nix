@@ -65,7 +65,7 @@ dockerTools.buildLayeredImage {
     ExposedPorts."3000/tcp" = { };
     WorkingDir = "/var/lib/grafana";
     Volumes."/var/lib/grafana" = { };
-    Labels = callPackage ./image-labels.nix { } {
+    Labels = callPackage ./labels.nix { } {
       title = "Grafana";
       version = grafana.version;
       licenses = "AGPL-3.0-only";
