@@ -70,15 +70,6 @@ def test_kubernetes_accepts_it(cluster: Cluster, path: Path) -> None:
     assert not dry_run(cluster, path.read_text())
 
 
-def test_it_installs_this_version() -> None:
-    """The values beside it may have what no other one knows."""
-    minor = VERSION.rpartition(".")[0]
-    texts = {path.name: path.read_text() for path in DEPLOY.glob("*/*.yaml")}
-    assert f"targetRevision: {VERSION}\n" in texts["application.yaml"]
-    assert texts["applicationset.yaml"].count(f"version: {VERSION}\n") == 2
-    assert f"semver: {minor}.x\n" in texts["wiki.yaml"]
-
-
 @pytest.mark.usefixtures("definitions")
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
 def test_kubernetes_would_refuse_a_misspelt_field(cluster: Cluster, path: Path) -> None:

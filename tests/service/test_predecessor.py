@@ -1,4 +1,4 @@
-"""Ours beside the predecessor, on a table of odd requests: what differs is what docs/predecessor.md says."""
+"""Ours beside the predecessor, on odd requests: what differs is what docs/predecessor.md says."""
 
 import gzip
 import json

@@ -1,6 +1,7 @@
-"""docs/reliability.md claims nothing without a test."""
+"""The pages lead somewhere, and docs/reliability.md claims nothing without a test."""
 
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +39,24 @@ def test_everything_long_has_its_figures() -> None:
             name = re.match(r"def (test_\w+)\(", definition)
             if name and "figures" in definition:
                 assert f"faults/{path.name}::{name[1]}" in figures, f"no figures of {name[1]}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    pages = [ROOT / name for name in listed.split() if (ROOT / name).exists()]
+    assert len(pages) > 10
+    lost = []
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                lost.append(f"{page.relative_to(ROOT)}: {link}")
+    assert lost == []
