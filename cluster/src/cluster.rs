@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ const KUBELET_ARGS: [(&str, &str); 3] = [
     ("eviction-minimum-reclaim", "imagefs.available=128Mi,nodefs.available=128Mi"),
     ("image-gc-high-threshold", "100"),
 ];
-/// The data on the volumes is sealed with it. It opens nothing: port 6443 is not published.
-const TOKEN: &str = "wiki-cluster";
+/// The token of every node of 0.1: k3s encrypts what it keeps on the volumes with it, so those keep it.
+const FIRST_TOKEN: &str = "wiki-cluster";
 
 const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
@@ -47,7 +48,7 @@ impl Node {
         contents: &Contents,
         volume: &mut Volume,
     ) -> Result<Node, String> {
-        let command = command(config, contents);
+        let command = command(config, contents, token(volume)?);
         let mut hasher = DefaultHasher::new();
         (&command, &config.address_pool).hash(&mut hasher);
         let label = format!("{} {:016x}", contents.node, hasher.finish());
@@ -99,7 +100,26 @@ impl Node {
     }
 }
 
-fn command(config: &Config, contents: &Contents) -> Vec<String> {
+/// By which a node joins, and gets the keys of the cluster: a pod can reach the port. So each volume has its own.
+fn token(volume: &mut Volume) -> Result<&str, String> {
+    if volume.state.token.is_none() {
+        let token = match volume.state.node {
+            Some(_) => FIRST_TOKEN.to_owned(),
+            None => random_token().map_err(|error| format!("/dev/urandom: {error}"))?,
+        };
+        volume.state.token = Some(token);
+        volume.save()?;
+    }
+    Ok(volume.state.token.as_deref().expect("set above"))
+}
+
+fn random_token() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+fn command(config: &Config, contents: &Contents, token: &str) -> Vec<String> {
     let mut volumes: Vec<String> = VOLUMES.map(|(name, path)| format!("{name}:{path}")).into();
     volumes.push(format!("{SHARE}/airgap:/var/lib/rancher/k3s/agent/images"));
     volumes.push(format!(
@@ -119,7 +139,7 @@ fn command(config: &Config, contents: &Contents) -> Vec<String> {
         .chain(config.k3s_args.iter().cloned());
 
     let mut command: Vec<String> =
-        ["cluster", "create", NAME, "--image", &contents.node, "--token", TOKEN, "--no-lb"]
+        ["cluster", "create", NAME, "--image", &contents.node, "--token", token, "--no-lb"]
             .map(str::to_owned)
             .into();
     command.extend(

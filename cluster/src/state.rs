@@ -21,6 +21,8 @@ pub struct State {
     /// The node that was made to its end, empty while another one takes its place. Without one there is nothing yet that
     /// anybody could have written to.
     pub node: Option<String>,
+    /// What k3s encrypts its data with.
+    pub token: Option<String>,
 }
 
 /// Kept as long as the process lives: what it has started goes on with the volume.

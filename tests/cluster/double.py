@@ -54,6 +54,7 @@ def recall() -> dict:
     empty = {
         "images": [],
         "imported": {},  # labels by name, in the volume wiki-k3s
+        "token": None,  # what the data in it is encrypted with
         "node": None,  # its label, arguments, volumes, and whether k3d has put its files into it
         "network": None,
         "pool": None,
@@ -151,7 +152,7 @@ def docker_stores(*arguments: str) -> None:
         case ["volume", "rm", "--force", name]:
             known["node"] and fail("Error response from daemon: volume is in use")
             if name == "wiki-k3s":
-                remember(imported={})
+                remember(imported={}, token=None)
         case _:
             fail(f"docker does not know {arguments}")
 
@@ -226,6 +227,9 @@ def create(arguments: tuple[str, ...]) -> None:
     if len(options) != len(set(options)):
         fail(f"k3d keeps arguments in a map: which of two comes last in {options}?")
     (label,) = values["--runtime-label"]
+    token = arguments[arguments.index("--token") + 1]
+    if recall()["token"] not in (None, token):
+        fail("bootstrap data already found and encrypted with different token")
     node = {
         "label": label.removeprefix("wiki-cluster.node="),
         "arguments": values["--k3s-arg"],
@@ -236,6 +240,7 @@ def create(arguments: tuple[str, ...]) -> None:
         _, second, *_ = ip_network(content["pool"]).subnets(new_prefix=24)
         content["network"] = content["network"] or str(second)
         content["node"] = node
+        content["token"] = token
     if BROKEN == "k3d before its files":
         fail("k3d is killed")
     remember(node=node | {"is_whole": True})

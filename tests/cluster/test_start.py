@@ -92,6 +92,17 @@ def test_a_changed_node_keeps_the_volumes(machine) -> None:
     assert "docker image rm wiki-k3s:n" in machine.calls
 
 
+def test_no_two_volumes_have_the_same_token(machine) -> None:
+    """Whoever knows it, and reaches k3s as every pod does, gets the keys of the cluster."""
+    machine.boot()
+    first = machine.memory["token"]
+    assert re.fullmatch(r"[0-9a-f]{32}", first)
+    shutil.rmtree(machine.volume)
+    machine.volume.mkdir()
+    machine.boot()
+    assert machine.memory["token"] not in (first, "wiki-cluster")
+
+
 def test_what_was_never_finished_is_begun_anew(machine) -> None:
     assert "k3d is broken" in machine.refuse(BROKEN="k3d")
     machine.forget_calls()
@@ -201,6 +212,7 @@ def test_a_volume_of_0_1_keeps_its_data_and_not_its_network(machine) -> None:
     memory = machine.memory
     memory["node"]["label"] = "wiki-k3s:n"
     memory["network"] = "172.18.0.0/16"
+    memory["token"] = "wiki-cluster"
     (machine.volume / "double.json").write_text(json.dumps(memory))
     machine.forget_calls()
     machine.boot()
