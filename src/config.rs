@@ -40,48 +40,50 @@ macro_rules! config {
 }
 
 config! {
-    /// IP address to listen on; `::` is every address, IPv4 and IPv6
+    /// IP address to listen on; `::` is every address, IPv4 and IPv6. Whoever reaches it may write,
+    /// unless AUTH_ISSUER is set
     listen_address: IpAddr = "127.0.0.1",
     /// TCP port to listen on
     port: u16 = "8000",
     /// sqlite://FILE or postgres://USER[:PASSWORD]@HOST[:PORT]/NAME; for TLS to PostgreSQL add
-    /// ?sslmode=verify-full and, for a CA of your own, &sslrootcert=FILE. What it leaves out comes
-    /// from libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE and so on
+    /// ?sslmode=verify-full and, for your own CA, &sslrootcert=FILE. What it leaves out comes from
+    /// libpq's variables PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE and so on
     database_url: String = "sqlite://wiki.db",
-    /// Password for PostgreSQL, where DATABASE_URL has none; without either, that of ~/.pgpass
+    /// Password for PostgreSQL, if DATABASE_URL has none; without either, the one in ~/.pgpass
     pgpassword: String = "",
-    /// Most connections to the database at a time; on PostgreSQL, writes leave one of them to reads
+    /// Maximum number of connections to the database; on PostgreSQL, writes leave one of them to reads
     database_pool_size: NonZeroU16 = "8",
-    /// Longest wait for a free connection; after it the answer is 503
+    /// Longest wait for a free connection; then the response is a 503
     database_acquire_timeout_seconds: Seconds = "0.8",
-    /// Longest time for one statement, after which PostgreSQL ends it; 0.1 s later the answer is 503
+    /// Longest time for one statement: then PostgreSQL cancels it, and 0.1 s later the response is a
+    /// 503
     database_statement_timeout_seconds: Seconds = "0.9",
-    /// Longest wait for the database at the start; a migration may take longer, if the database
-    /// shows that it lives
+    /// Longest wait for the database at the start, after which the service exits; a migration may take
+    /// longer, as long as the database responds
     startup_timeout_seconds: Seconds = "60",
-    /// Longest time for one request, its body included; after it the answer is 503, or 408 if the
+    /// Longest time for one request, its body included; then the response is a 503, or a 408 if the
     /// body has not arrived
     request_timeout_seconds: Seconds = "10",
     /// Longest time for a client to send a request's headers
     header_timeout_seconds: Seconds = "10",
     /// Longest time for a connection to stay open between two requests; a proxy in front should
-    /// give up first
+    /// close it first
     idle_timeout_seconds: Seconds = "120",
-    /// Most client connections at a time; further ones wait to be accepted
+    /// Maximum number of client connections; further ones wait to be accepted
     max_connections: NonZeroU32 = "10000",
-    /// Largest request body in bytes; a larger one is answered with 413
+    /// Maximum size of a request body in bytes; a larger one is rejected with 413
     max_body_bytes: NonZeroU32 = "1048576",
-    /// How long an answer to a read by id is kept in memory, to be given again; 0 keeps none. What
+    /// How long the response to a read by id is kept in memory, to be sent again; 0 keeps none. What
     /// another replica or program writes is seen that much later
     cache_seconds: SecondsOrZero = "0",
-    /// Most memory for these answers, in bytes; only together with CACHE_SECONDS
+    /// Maximum memory for these responses, in bytes; only together with CACHE_SECONDS
     cache_bytes: NonZeroU32 = "16777216",
-    /// `true`: posts can be searched (`GET /posts?q=`), by an index that is paid at each new post.
-    /// `drop` removes that index; `false` leaves it as it is, for other replicas may use it
+    /// `true` enables GET /posts?q=, by an index that makes creating a post slower. `false` leaves an
+    /// existing index as it is, and up to date, for other replicas may use it; `drop` removes it
     search: Search = "false",
-    /// Who may change what is there, and add comments, reactions, pictures and attachments: `off` is
-    /// nobody. With AUTH_ISSUER everybody who is signed in, but that with `author` a post is its
-    /// author's to edit, and with `users` anybody's. Without it `anyone`, who deletes nothing
+    /// Who may edit and delete, and add comments, reactions, pictures and attachments. `off`: nobody.
+    /// With AUTH_ISSUER, `author`: everyone who is signed in, but a post is edited by its author alone;
+    /// `users`: everyone who is signed in. Without it, `anyone`: everyone, but nothing is deleted
     editing: Editing = "off",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
@@ -90,27 +92,29 @@ config! {
     trusted_proxies: List<Network> = "",
     /// Origins whose pages may call the API (CORS), separated by commas; `*` is any
     cors_allowed_origins: List<Origin> = "",
-    /// Issuer of the bearer tokens (an OpenID Connect provider) that writing then takes, as its
-    /// tokens name it in `iss`; without it, anybody may write as anybody
+    /// URL of your OpenID Connect provider, exactly as its tokens name it in `iss`. With it, writing
+    /// requires a bearer token, and AUTH_AUDIENCE has to be set; without it, anyone writes as anyone
     auth_issuer: String = "",
-    /// What a token names in `aud` if it is for this service
+    /// What a token for this service has in `aud`
     auth_audience: String = "",
-    /// File with the issuer's keys (a JWK Set), looked at every 10 s; the issuer is not called then
+    /// File with the issuer's keys (a JWK Set), checked for changes every 10 s; the issuer is not called
+    /// then
     auth_jwks_file: String = "",
-    /// File of PEM certificates to trust when the issuer is called, instead of Mozilla's
+    /// PEM file of CA certificates to trust when the issuer is called, instead of Mozilla's
     auth_ca_file: String = "",
-    /// Who may read: `public` is anybody, `token` whoever has a token
+    /// Who may read: `public` is everyone, `token` everyone with a token
     auth_read: AuthRead = "public",
-    /// `at+jwt` takes access tokens that say they are (RFC 9068), `any` also `JWT` or no type, for
-    /// issuers that cannot
+    /// `at+jwt` accepts only access tokens with that `typ` (RFC 9068); `any` also `JWT` or none, for
+    /// issuers that cannot set it
     auth_token_type: AuthTokenType = "at+jwt",
-    /// Most requests per second of one address (of IPv6, one /64 network) or of one token's subject,
-    /// in each replica; beyond, the answer is 429. `0.5` is one in two seconds; without it there is
-    /// no limit
+    /// Requests per second that each client may send to each replica; more are answered with 429. A
+    /// client is the subject of a token, an IPv4 address, or an IPv6 /64. `0.5` is one every two
+    /// seconds; without it there is no limit
     rate_limit_per_second: Given<Rate> = "",
-    /// Most requests at once, after a pause; without it, one second's worth, and at least one
+    /// Requests that a client may send at once after a pause; by default one second's worth, and at
+    /// least one
     rate_limit_burst: Given<NonZeroU32> = "",
-    /// `text`, `json`, or `auto`: text on a terminal, else json
+    /// `text`, `json`, or `auto`: text on a terminal, otherwise json
     log_format: LogFormat = "auto",
     /// Log level, or filters such as `info,wiki_service=debug`
     rust_log: String = "info,sqlx=warn",
@@ -274,7 +278,7 @@ fn describe(text: &mut String, variables: &[(&str, &str, &[&str])]) {
         let default = if default.is_empty() { "(none)" } else { default };
         write!(text, "\n  {}={default}\n", field.to_uppercase()).unwrap();
         for line in *help {
-            writeln!(text, "     {line}").unwrap();
+            writeln!(text, "      {}", line.trim_start()).unwrap();
         }
     }
 }

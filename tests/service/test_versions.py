@@ -80,7 +80,7 @@ def copy(source: Database, target: Database) -> None:
     """A backup of what is in use, as the page has it, put into an empty database."""
     if isinstance(source, SqliteDatabase):
         assert isinstance(target, SqliteDatabase)
-        documented = re.search(r'^sqlite3 wiki.db "(.*)"$', PAGE.read_text(), re.M)
+        documented = re.search(r'^sqlite3 -readonly wiki.db "(.*)"$', PAGE.read_text(), re.M)
         assert documented
         source.execute(documented[1].replace("backup.db", str(target.path)))
         return
