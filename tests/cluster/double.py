@@ -34,18 +34,17 @@ API = (
 )
 PIN, K3S_PIN = "io.cri-containerd.pinned", "io.cattle.k3s.pinned"
 PAUSE = "docker.io/rancher/mirrored-pause:3.6"
+RUNS, CRASHES = {"running": {}}, {"waiting": {"reason": "CrashLoopBackOff"}}
 PODS = {
     "items": [
         {
             "metadata": {"name": f"wiki-release-{name}"},
             "status": {
                 "phase": "Running",
-                "containerStatuses": [
-                    {"ready": ready, "restartCount": 0, "state": {"running": {}}}
-                ],
+                "containerStatuses": [{"ready": state == RUNS, "restartCount": 0, "state": state}],
             },
         }
-        for name, ready in {"api": True, "grafana": BROKEN != "pods"}.items()
+        for name, state in {"api": RUNS, "grafana": CRASHES if BROKEN == "pods" else RUNS}.items()
     ]
 }
 
@@ -102,7 +101,7 @@ def dockerd(*arguments: str) -> None:
 
     def end(number: int, _: object) -> None:
         note(f"dockerd heard {signal.Signals(number).name}")
-        sys.exit(0)
+        BROKEN == "stop" or sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
@@ -134,6 +133,7 @@ def docker(*arguments: str) -> None:
         case ["network" | "volume", *_]:
             docker_stores(*arguments)
         case ["stop", *_]:
+            BROKEN == "stop" and time.sleep(8)
             node()[0] and os.kill(node()[0], signal.SIGTERM)
         case ["image", "rm", _] | ["logs", *_]:
             pass
@@ -375,6 +375,8 @@ def kubectl(*arguments: str) -> None:
             fail("error: timed out waiting for the condition")
         case ["get", "pods", *_, "--output=json", _]:
             print(json.dumps(PODS))
+        case ["logs", "wiki-release-grafana", "--previous", "--tail=20", _]:
+            print('the disk is full\n{"level":"INFO"}')
         case ["get", "pods" | "events" as what, *_]:
             print(f"the {what}")
         case ["exec", *_]:
