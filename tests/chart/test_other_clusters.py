@@ -116,7 +116,11 @@ def everywhere(text: str) -> list[dict[str, Any]]:
         "ingress": {"className": text, "tls": [{"secretName": text, "hosts": [text]}]},
         "networkPolicy": {"enabled": True},
     }
-    return [given, given | {"externalDatabase": {"host": "db"} | external}]
+    return [
+        given,
+        given | {"externalDatabase": {"host": "db"} | external},
+        given | {"cloudnativepg": {"enabled": True, "storage": storage}},
+    ]
 
 
 @pytest.mark.parametrize("text", ["1234", "0x1f", "true", "null"])
