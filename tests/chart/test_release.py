@@ -320,7 +320,7 @@ def test_old_dumps_are_deleted(release: Release) -> None:
 
 
 def test_the_pages_commands_for_dumps_and_the_password(release: Release, tmp_path: Path) -> None:
-    now, restore, named, show, copy, *_ = page.commands("Backup and restore")
+    now, restore, named, show, out, into, *_ = page.commands("Backup and restore")
     before = dump(release)
     assert "\nComplete\n" in release.paste(now, tmp_path)
     shown = release.paste(show, tmp_path)
@@ -332,7 +332,6 @@ def test_the_pages_commands_for_dumps_and_the_password(release: Release, tmp_pat
         assert times
         return changed
 
-    out, into = copy.splitlines()
     release.paste(of(out, name), tmp_path)
     other = "wiki-20200101T000000Z.dump"
     (tmp_path / name).rename(tmp_path / other)
