@@ -1,9 +1,7 @@
 """What the backup's jobs do in the folder of the dumps, by their own scripts on a database here."""
 
 import os
-import re
 import subprocess
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support import page
 from support.databases import PASSWORD, USER, Postgres, PostgresDatabase
 from support.dumps import NEW, OLD, SCHEMAS, cuts, dump, environment, kubectl
 from support.helm import CHART, Helm
@@ -104,13 +103,7 @@ class Commands:
     """Those of the README, in a folder as if it were a checkout."""
 
     def __init__(self, folder: Path):
-        (section,) = re.findall(
-            r"^## Backup and restore\n(.*?)^## ",
-            (CHART / "README.md").read_text(),
-            re.DOTALL | re.MULTILINE,
-        )
-        blocks = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
-        *_, self.back_up, self.restore = map(textwrap.dedent, blocks)
+        self.back_up, self.restore = page.commands("A dump without the CronJob")
         self.folder = folder
         (folder / "chart").symlink_to(CHART)
         self.path = f"{kubectl(folder / 'bin')}:{os.environ['PATH']}"

@@ -44,6 +44,33 @@ def test_a_restart_does_not_wait_for_the_sessions_of_the_api(helm3: Helm) -> Non
     assert helm3.objects(ON)["Cluster", CLUSTER]["spec"]["smartShutdownTimeout"] == 0
 
 
+def test_what_the_chart_does_not_know_is_merged_over_the_cluster(helm: Helm) -> None:
+    """A nothing, too, as 0 and false; and a way to begin replaces the chart's, since the operator
+    takes one only."""
+    before = helm.objects(ON)["Cluster", CLUSTER]["spec"]
+    plugins = [{"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": True}]
+    own = {
+        "plugins": plugins,
+        "postgresql": {
+            "parameters": {"work_mem": "16MB"},
+            "synchronous": {"failoverQuorum": False},
+        },
+        "smartShutdownTimeout": 180,
+        "stopDelay": 0,
+    }
+    after = helm.objects(ON, f"--set-json=cloudnativepg.spec={json.dumps(own)}")["Cluster", CLUSTER]
+    expected = before | {"plugins": plugins, "smartShutdownTimeout": 180, "stopDelay": 0}
+    expected["postgresql"] = {
+        "parameters": before["postgresql"]["parameters"] | {"work_mem": "16MB"},
+        "synchronous": before["postgresql"]["synchronous"] | {"failoverQuorum": False},
+    }
+    assert after["spec"] == expected
+
+    recovery = {"bootstrap": {"recovery": {"source": "origin"}}}
+    recovered = helm.objects(ON, f"--set-json=cloudnativepg.spec={json.dumps(recovery)}")
+    assert recovered["Cluster", CLUSTER]["spec"] == before | recovery
+
+
 def test_an_unknown_durability_is_refused_by_its_name(helm: Helm) -> None:
     run = helm.template(ON, "--set=cloudnativepg.dataDurability=maybe")
     assert run.returncode != 0

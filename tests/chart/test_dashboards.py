@@ -77,3 +77,20 @@ def test_a_release_gets_every_dashboard_with_its_own_names(helm3: Helm) -> None:
         assert 'job=\\"team/wiki-release-api\\"' in text
         assert "NAMESPACE" not in text
         assert "FULLNAME" not in text
+
+
+def test_the_grafana_of_a_prometheus_operator_finds_them(helm3: Helm) -> None:
+    """By the label that the sidecar of kube-prometheus-stack looks for, and with no Grafana in the
+    release. Without an operator nothing has it: the release's own Grafana has them as files."""
+    dashboards = ("ConfigMap", "wiki-release-grafana-dashboards")
+    label = "grafana_dashboard"
+    operator = "--set=prometheus.operator.enabled=true"
+    alone = helm3.objects(operator, "--set=grafana.enabled=false")
+    assert alone[dashboards]["metadata"]["labels"][label] == "1"
+    assert set(alone[dashboards]["data"]) == {file.name for file in FILES}
+    assert [name for _, name in alone if "grafana" in name] == [dashboards[1]]
+    both = helm3.objects(operator, "--set=grafana.prometheusUrl=http://prometheus:9090")
+    assert both[dashboards]["metadata"]["labels"][label] == "1"
+    assert label not in helm3.objects()[dashboards]["metadata"]["labels"]
+    for off in ("prometheus.enabled=false", "prometheus.operator.enabled=false"):
+        assert dashboards not in helm3.objects(f"--set={off}", "--set=grafana.enabled=false")

@@ -116,7 +116,11 @@ def everywhere(text: str) -> list[dict[str, Any]]:
         "ingress": {"className": text, "tls": [{"secretName": text, "hosts": [text]}]},
         "networkPolicy": {"enabled": True},
     }
-    return [given, given | {"externalDatabase": {"host": "db"} | external}]
+    return [
+        given,
+        given | {"externalDatabase": {"host": "db"} | external},
+        given | {"cloudnativepg": {"enabled": True, "storage": storage}},
+    ]
 
 
 @pytest.mark.parametrize("text", ["1234", "0x1f", "true", "null"])
@@ -212,7 +216,9 @@ def test_the_notes_warn_where_the_controller_is_not_let_in() -> None:
 
 def test_the_notes_wait_for_a_dump_and_have_no_restore_to_paste() -> None:
     told = notes("backup.enabled=true")
-    assert "wait job/wiki-release-backup-now --for=condition=complete" in told
+    # for either end: a job that fails never becomes complete
+    assert "get job wiki-release-backup-now -o jsonpath=" in told
+    assert "grep -Eo 'Complete|Failed'" in told
     assert "create job wiki-release-restore" not in told
 
 
@@ -293,6 +299,27 @@ def test_a_pod_leaves_a_lost_node_soon_unless_the_user_says_otherwise(
     # what Kubernetes' own admission, too, takes for an answer (DefaultTolerationSeconds)
     assert tolerations({"operator": "Exists"}) == []
     assert tolerations({"operator": "Exists", "effect": "NoSchedule"}) == [(t, 30) for t in LOST]
+
+
+def test_the_page_says_what_a_release_asks_of_a_cluster(helm3: Helm) -> None:
+    objects = helm3.objects()
+    requests = [
+        each["resources"]["requests"]
+        for kind, name in objects
+        if kind in ("Deployment", "StatefulSet")
+        for each in objects.pods()[name]["containers"]
+    ]
+    cpu = sum(int(each["cpu"].removesuffix("m")) for each in requests)
+    memory = sum(int(each["memory"].removesuffix("Mi")) for each in requests)
+    units = {"Gi": 1, "Mi": 1 / 1024}
+    sizes = [
+        each["spec"]["resources"]["requests"]["storage"]
+        for each in objects.of_kind("PersistentVolumeClaim")
+    ]
+    volumes = sum(int(size[:-2]) * units[size[-2:]] for size in sizes)
+    page = (CHART / "README.md").read_text()
+    assert f"{cpu}m of CPU and {memory / 1024:g} GiB of memory" in page
+    assert f"{volumes:g} GiB of volumes" in page
 
 
 def test_what_deletes_a_releases_data_leaves_the_backups(helm3: Helm) -> None:

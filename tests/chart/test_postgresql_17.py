@@ -1,16 +1,14 @@
 """The way from PostgreSQL 16 to 17 as the chart's README has it, its commands read out of it."""
 
-import os
 import re
 import subprocess
-import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 
+from support import page
 from support.cache import CACHE
-from support.helm import CHART, install
+from support.helm import install
 from support.kube import SMALL, Cluster, NewRelease, Release
 from support.nix import REAL, Nix
 from support.wait import wait_until
@@ -34,16 +32,6 @@ def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFact
     cluster.load(*newer.build("postgresql-image"))
     (package,) = newer.build("chart")[0].glob("wiki-*.tgz")
     return package
-
-
-def documented() -> str:
-    """Its commands, as a shell script."""
-    text = (CHART / "README.md").read_text()
-    (section,) = re.findall(
-        r"^## From PostgreSQL 16 to 17\n(.*?)^## ", text, re.DOTALL | re.MULTILINE
-    )
-    blocks = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
-    return "".join(textwrap.dedent(block) for block in blocks)
 
 
 @pytest.fixture(scope="module", params=["helm3", "helm4"])
@@ -92,32 +80,23 @@ def test_the_documented_commands_move_all_data(
     before = rows(release)
     assert version(release) < 17
 
-    config = yaml.safe_load(Path(release.cluster.kubeconfig).read_text())
-    for context in config["contexts"]:
-        context["context"]["namespace"] = release.namespace
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(config))
-    (tmp_path / "helm").symlink_to(release.helm_program)
     # the chart of the newer version names its image itself, as the README says
-    script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented())
+    documented = "".join(page.commands("From PostgreSQL 16 to 17"))
+    script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented)
     assert named == 1
-    done = subprocess.run(
-        ["bash", "-euxc", script.replace("./chart", str(chart_17))],
-        cwd=tmp_path,
-        env=release.cluster.environment
-        | {"KUBECONFIG": str(kubeconfig), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{release.explain()}"
+    release.paste(script.replace("./chart", str(chart_17)), tmp_path)
 
     assert version(release) == 17
     assert rows(release) == before
     release.wait_until_answering()
     assert release.client.get("/user/1").json()["name"] == "Ada ünïcødé '; --"
     assert release.create_user("next")["id"] == 2
-    claims = {claim["metadata"]["name"] for claim in release.get("pvc")["items"]}
-    assert claims == {"wiki-release-postgresql", "wiki-release-postgresql-17"}
+    # the new claim is as the old one, and what deletes a release's data finds it
+    claims = {claim["metadata"]["name"]: claim for claim in release.get("pvc")["items"]}
+    old, new = (claims.pop(f"wiki-release-postgresql{each}") for each in ("", "-17"))
+    assert not claims
+    for field in ("storageClassName", "accessModes", "resources"):
+        assert new["spec"][field] == old["spec"][field]
+    assert new["metadata"]["labels"].items() <= old["metadata"]["labels"].items()
+    selector = "app.kubernetes.io/instance=wiki-release,app.kubernetes.io/name=wiki"
+    assert len(release.get("pvc", f"--selector={selector}")["items"]) == 2

@@ -16,6 +16,7 @@ import pytest
 import trustme
 import yaml
 
+from support import page
 from support.browser import ELSEWHERE, Visit, chromium
 from support.databases import PASSWORD, USER, Postgres, initdb
 from support.helm import CHART, Helm, install, values_files
@@ -72,7 +73,7 @@ def test_notes_give_the_next_commands(release: Release, notes: dict[str, str]) -
     wait = re.search(r"^ +(kubectl .* rollout status .*)$", text, re.MULTILINE)
     assert wait
     assert "successfully rolled out" in release.cluster.run(*wait[1].split()).stdout
-    assert "WARNING: Grafana's login is admin / admin" in text
+    assert "WARNING: Grafana's first login is admin / admin" in text
     assert "keeps the volumes" in text
 
 
@@ -316,6 +317,42 @@ def test_old_dumps_are_deleted(release: Release) -> None:
     # an older one by its name
     restored = release.run_job("restore", environment=f"DUMP={first}")
     assert f"from {first}" in restored
+
+
+def test_the_pages_commands_for_dumps_and_the_password(release: Release, tmp_path: Path) -> None:
+    now, restore, named, show, out, into, *_ = page.commands("Backup and restore")
+    before = dump(release)
+    assert "\nComplete\n" in release.paste(now, tmp_path)
+    shown = release.paste(show, tmp_path)
+    name = re.findall(r"wiki-\w+\.dump$", shown, re.MULTILINE)[-1]
+
+    # out of the volume, and in again under another name, by which it is restored
+    def of(block: str, dump: str) -> str:
+        changed, times = re.subn(r"wiki-\d\w+\.dump", dump, block)
+        assert times
+        return changed
+
+    release.paste(of(out, name), tmp_path)
+    other = "wiki-20200101T000000Z.dump"
+    (tmp_path / name).rename(tmp_path / other)
+    release.paste(of(into, other), tmp_path)
+    release.create_user("after the dump")
+    release.paste(of(named, other) + restore.splitlines()[-1], tmp_path)
+    assert dump(release) == before
+    assert f"from {other}" in release.kubectl("logs", "job/wiki-release-restore-now")
+    jobs = (f"job/wiki-release-{each}" for each in ("backup-now", "restore-now", "dumps"))
+    release.kubectl("delete", "--wait=false", *jobs)
+
+    old = release.secret("postgresql", "password")
+    see, change = page.commands("Passwords")
+    assert release.paste(see, tmp_path).endswith(old)
+    release.paste(change, tmp_path)
+    assert (new := release.secret("postgresql", "password")) != old
+    release.rollout("deployment/api")
+    release.create_user("by the new password")
+    # a later upgrade keeps it
+    release.upgrade("--set=backup.keep=3")
+    assert release.secret("postgresql", "password") == new
 
 
 @pytest.fixture

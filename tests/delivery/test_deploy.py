@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,9 +78,8 @@ def test_kubernetes_accepts_it(cluster: Cluster, path: Path) -> None:
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
 def test_kubernetes_would_refuse_a_misspelt_field(cluster: Cluster, path: Path) -> None:
     for each in documents(path):
-        if each["kind"] != "Namespace":
-            each["spec"]["misspelt"] = True
-            assert "misspelt" in dry_run(cluster, json.dumps(each))
+        each["spec"]["misspelt"] = True
+        assert "misspelt" in dry_run(cluster, json.dumps(each))
 
 
 def values_of(each: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,11 +134,62 @@ def test_the_ingress_takes_traefiks_limit(tmp_path: Path) -> None:
     objects = rendered(tmp_path, yaml.safe_load(values))[1]
     (ingress,) = (each for each in objects if each["kind"] == "Ingress")
     key = "traefik.ingress.kubernetes.io/router.middlewares"
-    limit = yaml.safe_load(text)["metadata"]
-    assert (
-        ingress["metadata"]["annotations"][key]
-        == f"{limit['namespace']}-{limit['name']}@kubernetescrd"
-    )
+    name = yaml.safe_load(text)["metadata"]["name"]
+    assert ingress["metadata"]["annotations"][key] == f"<namespace>-{name}@kubernetescrd"
+
+
+def test_the_secrets_are_those_that_the_page_creates_and_none_is_the_charts_own(
+    tmp_path: Path,
+) -> None:
+    """Helm refuses to install over a Secret of its own name that somebody else has made."""
+    page = (DEPLOY / "README.md").read_text()
+    created = set(re.findall(r"create secret generic (\S+)", page))
+    own = {e["metadata"]["name"] for e in rendered(tmp_path, {})[1] if e["kind"] == "Secret"}
+    assert own == {"wiki-postgresql", "wiki-grafana"}
+    installed = [
+        each for path in OBJECTS for document in documents(path) for each in values_of(document)
+    ]
+    assert len(installed) == len(ENVIRONMENTS) + 2
+    for values in installed:
+        objects = rendered(tmp_path, values)[1]
+        assert not [each for each in objects if each["kind"] == "Secret"]
+        used = {values["postgresql"]["auth"]["existingSecret"], values["grafana"]["existingSecret"]}
+        assert used == created
+    assert not own & created
+
+
+def test_every_namespace_is_one_that_the_page_creates() -> None:
+    page = (DEPLOY / "README.md").read_text()
+    (names,) = re.findall(r"for namespace in (.*); do", page)
+    named = {
+        *(f"wiki-{environment}" for environment in ENVIRONMENTS),
+        *re.findall(r"namespace: ([a-z]+)$", " ".join(p.read_text() for p in OBJECTS), re.M),
+    }
+    assert set(names.split()) == named - {"argocd"}
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+def test_to_delete_what_was_applied_deletes_no_namespace(path: Path) -> None:
+    """Which would take the volumes along, and the backups."""
+    assert "Namespace" not in [each["kind"] for each in documents(path)]
+
+
+def test_what_is_to_be_replaced_is_found() -> None:
+    """By the page's own command: whatever is somebody else's, such as a host or a repository."""
+    page = (DEPLOY / "README.md").read_text()
+    (command,) = re.findall(r"^ +(grep -rn .*)$", page, re.MULTILINE)
+    found = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    hosts = re.compile(r"(?:host|endpoint|alertmanagers|repoURL|url|subject): .*")
+    lines = [
+        line
+        for path in DEPLOY.rglob("*.yaml")
+        for line in path.read_text().splitlines()
+        if hosts.search(line)
+    ]
+    assert len(lines) >= 8
+    assert [line for line in lines if line not in found] == []
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("argocd/*.yaml")), ids=lambda path: path.stem)

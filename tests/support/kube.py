@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 import re
 import subprocess
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from support.cluster import Cluster, Result
 from support.load import Load
@@ -102,6 +104,30 @@ class Release:
             *("--username=wikiuser", "--dbname=wikidb", "--tuples-only", "--no-align"),
             *("--quiet", f"--command={statement}"),
         )
+
+    def paste(self, script: str, folder: Path) -> str:
+        """Runs commands of the chart's page in a folder: this namespace is the current one."""
+        config = yaml.safe_load(Path(self.cluster.kubeconfig).read_text())
+        for context in config["contexts"]:
+            context["context"]["namespace"] = self.namespace
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(config))
+        program = folder / "helm"
+        program.unlink(missing_ok=True)
+        program.symlink_to(self.helm_program)
+        done = subprocess.run(
+            ["bash", "-euxc", script],
+            cwd=folder,
+            env=self.cluster.environment
+            | {"KUBECONFIG": str(kubeconfig), "PATH": f"{folder}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{self.explain()}"
+        return done.stdout
 
     def explain(self) -> str:
         """What a person would look at when a pod does not become ready."""
