@@ -3,33 +3,26 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from support import tokens
-from support.api import CREATED_TIME, create_post, create_user, errors, problem
-from support.databases import Database, Postgres, PostgresDatabase, SqliteDatabase
+from support.api import create_post, create_user, errors, problem
+from support.databases import Database, PostgresDatabase, SqliteDatabase
+from support.editing import KINDS, history, put, shared, tag
 from support.service import Service, StartService, metrics
-from support.tokens import ADMIN, Issuer, as_
 
 LARGEST_ID = 2**63 - 1
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=KINDS)
 def service(
-    request: pytest.FixtureRequest, program: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """One where anyone may edit, on each kind of database."""
     directory = tmp_path_factory.mktemp(request.param)
-    database: Database = SqliteDatabase(directory / "wiki.db")
-    if request.param == "postgresql":
-        database = request.getfixturevalue("postgres").create_database()
-    one = Service(program, directory, database.environment | {"EDITING": "anyone"})
-    yield one.wait_until_ready()
-    one.close()
+    with shared(request, request.param, directory, EDITING="anyone") as one:
+        yield one
 
 
 @pytest.fixture
@@ -41,23 +34,6 @@ def client(service: Service) -> httpx.Client:
 def post(client: httpx.Client) -> str:
     """The path of a new one."""
     return f"/posts/{create_post(client, create_user(client)['id'], 'first')['post_id']}"
-
-
-def tag(client: httpx.Client, path: str) -> str:
-    return client.get(path).headers["etag"]
-
-
-def put(
-    client: httpx.Client, path: str, content: str, if_match: str | bytes | None
-) -> httpx.Response:
-    headers = {} if if_match is None else {"If-Match": if_match}
-    return client.put(path, json={"content": content}, headers=headers)
-
-
-def history(client: httpx.Client, path: str) -> list[tuple[int, str]]:
-    """Number and beginning of each text, newest first."""
-    answer = client.get(f"{path}/revisions", params={"limit": 100})
-    return [(entry["revision"], entry["excerpt"]) for entry in answer.json()]
 
 
 def test_an_edit_is_answered_with_the_post_as_it_is_then(client: httpx.Client, post: str) -> None:
@@ -318,9 +294,4 @@ def test_two_writers_race(service: Service, client: httpx.Client, post: str, lon
         winner, loser = (one, other) if one.status_code == 200 else (other, one)
         assert loser.headers["etag"] == winner.headers["etag"]
         texts.append(winner.json()["content"])
-    before: dict[str, int] = {}
-    found: list[tuple[int, str]] = []
-    while page := client.get(f"{post}/revisions", params={"limit": 100} | before).json():
-        found += [(entry["revision"], entry["excerpt"]) for entry in page]
-        before = {"before": page[-1]["revision"]}
-    assert found == list(enumerate(texts, 1))[::-1]
+    assert history(client, post) == list(enumerate(texts, 1))[::-1]
