@@ -145,6 +145,21 @@ impl InHead for IfMatch {
     }
 }
 
+/// The same where it has to be said: else a 428 (RFC 6585, section 3), once it is clear what is there.
+pub struct MustMatch(pub IfMatch);
+
+impl InHead for MustMatch {
+    const IS_REQUIRED: bool = true;
+
+    fn schema() -> MetaSchema {
+        IfMatch::schema()
+    }
+
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        IfMatch::read(headers).map(Self)
+    }
+}
+
 /// Has the document say it of an operation that answers with an entity tag.
 pub fn add_to(operation: &mut Value) {
     let mut headers = operation["responses"]["200"]["headers"].clone();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use poem::http::StatusCode;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, ExprTrait, FromQueryResult, Iterable,
-    QueryResult, Statement,
+    QueryResult,
     sea_query::{Expr, Func, Query, SubQueryStatement},
 };
 
@@ -122,10 +122,15 @@ impl Change {
             {
                 return Ok(Done::Written(row));
             }
-            let found = self.look(database).await?;
+            let Some(found) = self.look(database).await? else {
+                if self.content.is_none() {
+                    database.confirm().await?;
+                }
+                return Err(unknown(self.id));
+            };
             self.check(&found)?;
             if self.content.as_ref().is_some_and(|content| *content == found.post.content) {
-                confirm(database).await?;
+                database.confirm().await?;
                 return Ok(Done::Before(found.post));
             }
             seen = Some(found);
@@ -197,7 +202,7 @@ impl Change {
         Ok(database.query_one(&update).await?)
     }
 
-    async fn look(&self, database: &Database) -> Result<Seen, Problem> {
+    async fn look(&self, database: &Database) -> Result<Option<Seen>, Problem> {
         let mut select = Query::select();
         select
             .columns(Column::iter())
@@ -209,13 +214,13 @@ impl Change {
             let user = Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(user)));
             select.expr_as(user, "caller_user_id");
         }
-        let row = database.query_one(&select).await?.ok_or_else(|| unknown(self.id))?;
+        let Some(row) = database.query_one(&select).await? else { return Ok(None) };
         let user = caller.map(|_| row.try_get::<Option<Id>>("", "caller_user_id")).transpose()?;
-        Ok(Seen {
+        Ok(Some(Seen {
             post: Post::from_query_result(&row, "")?,
             written_time: row.try_get("", "written_time")?,
             user: user.flatten(),
-        })
+        }))
     }
 
     /// Why it was not to be made, if that was not by chance.
@@ -244,16 +249,4 @@ fn differs(backend: DbBackend) -> &'static str {
         DbBackend::Postgres => r#"content::text COLLATE "C" <> $1"#,
         _ => "content COLLATE BINARY <> $1",
     }
-}
-
-/// Waits, on PostgreSQL, until a synchronous standby has what was seen: its own commit may not have waited
-/// to the end, and to be told of it acknowledges it.
-async fn confirm(database: &Database) -> Result<(), Problem> {
-    let backend = database.get_database_backend();
-    if backend == DbBackend::Postgres {
-        let message = "WITH seen AS (SELECT pg_logical_emit_message(true, 'wiki-service', '')::text) \
-             SELECT * FROM seen";
-        database.query_one_raw(Statement::from_string(backend, message)).await?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::{
     http::{
         authorization::By,
         cache::Fresh,
-        conditional::{Found, IfMatch},
+        conditional::{Found, IfMatch, MustMatch},
         json::{Fields, FromFields, Json, Rendered},
         operation::{Deleted, Failure},
         parameter::{Header, Query},
@@ -124,11 +124,11 @@ impl OnePost {
         /// The `ETag` of the post as it was read, which is still to be its own; several; or `*`, whatever
         /// its text is now.
         #[oai(name = "If-Match")]
-        if_match: Header<IfMatch>,
+        if_match: Header<MustMatch>,
         new: Json<NewContent>,
     ) -> Result<Found<Post>, Failure<EditFailure>> {
         let (this, id) = (self.clone(), id.0);
-        let edit = Change::edit(id, new.0.content.0, writer, if_match.0);
+        let edit = Change::edit(id, new.0.content.0, writer, if_match.0.0);
         let post = to_the_end(async move {
             let post = match this.change(edit).await? {
                 Done::Written(row) => {

@@ -15,6 +15,7 @@ use crate::{
         operation::Failure,
         parameter::Query,
         problem::Problem,
+        text::OrNull,
     },
     id::Id,
     wiki::{
@@ -39,17 +40,28 @@ macro_rules! text_at {
 }
 
 /// The text that a post got at a time.
-#[derive(FromQueryResult, Object, Serialize)]
+#[derive(Object, Serialize)]
 #[oai(read_only_all)]
 struct Revision {
     /// Its number: 1 is the post as it was created, and the highest one as it is.
     revision: Id,
     /// The id of the user who has edited it; `null` for the first, or if that is not known.
-    editor_id: Option<Id>,
+    editor_id: OrNull<Id>,
     /// When the post got this text: UTC, without a zone, to the microsecond.
     created_time: Time,
     /// The first 200 characters of the text.
     excerpt: String,
+}
+
+impl FromQueryResult for Revision {
+    fn from_query_result(row: &QueryResult, _: &str) -> Result<Self, DbErr> {
+        Ok(Self {
+            revision: row.try_get("", "revision")?,
+            editor_id: OrNull(row.try_get("", "editor_id")?),
+            created_time: row.try_get("", "created_time")?,
+            excerpt: row.try_get("", "excerpt")?,
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -83,10 +95,8 @@ impl Revisions {
                     ORDER BY revision DESC LIMIT $3) AS former) AS texts
             ORDER BY revision DESC LIMIT $3";
         let values = [id.into(), page.upto().into(), (page.rows() as i64).into()];
-        let rows = database.query_all_raw(statement(database, sql, values)).await?;
-        let rows: Result<Vec<_>, DbErr> =
-            rows.iter().map(|row| Revision::from_query_result(row, "")).collect();
-        let rows = rows?;
+        let rows = Revision::find_by_statement(statement(database, sql, values));
+        let rows = rows.all(database).await?;
         if rows.is_empty() {
             posts::find(&self.0, id).await?;
         }

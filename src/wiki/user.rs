@@ -31,7 +31,7 @@ use crate::{
         failure::{DeleteUserFailure, ReadFailure},
         posts,
         subjects::user_of,
-        users::{Column, Entity, User, find, key},
+        users::{Column, Entity, User, find, key, unknown},
     },
 };
 
@@ -77,8 +77,11 @@ impl OneUser {
 
     /// Why it was not deleted.
     async fn refusal(&self, caller: &Caller, id: Id) -> Result<Problem, Problem> {
-        find(&self.app, id).await?;
         let database = self.app.database()?;
+        if Entity::find_by_id(id).one(database).await?.is_none() {
+            database.confirm().await?;
+            return Ok(unknown(id));
+        }
         if !caller.is_admin {
             let own = database.query_one(&user_of(caller)).await?;
             let own = own.map(|row| row.try_get::<Id>("", "id")).transpose()?;
@@ -95,6 +98,10 @@ impl OneUser {
             .into_tuple()
             .all(database)
             .await?;
+        if posts.is_empty() {
+            let detail = format!("something that is no post hung on user {id}: try again");
+            return Ok(Problem::new(StatusCode::CONFLICT, detail));
+        }
         let named: Vec<_> = posts.iter().map(|post| format!("DELETE /posts/{post}")).collect();
         let detail = format!(
             "user {id} has posts: first {}, and what else GET /users/{id}/posts lists",

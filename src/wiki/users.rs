@@ -114,8 +114,11 @@ pub fn key(user: Id) -> Key {
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
-    let user = Entity::find_by_id(id).one(app.database()?).await?;
-    user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
+    Entity::find_by_id(id).one(app.database()?).await?.ok_or_else(|| unknown(id))
+}
+
+pub fn unknown(id: Id) -> Problem {
+    Problem::not_found(format!("there is no user {id}"))
 }
 
 pub async fn list(app: &App, page: Page) -> Result<Listed<User>, Problem> {

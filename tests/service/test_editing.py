@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -266,6 +267,37 @@ def edit_twice(client: httpx.Client) -> None:
     assert history(client, "/posts/1") == [(3, "third"), (2, "second"), (1, "first")]
     first = client.get("/posts/1/revisions").json()[-1]
     assert first["created_time"] == client.get("/posts/1").json()["created_time"]
+
+
+def test_the_previous_version_reads_and_writes_meanwhile(
+    database: Database, start_service: StartService, previous: Path
+) -> None:
+    """What it has written, before and after, is edited as well."""
+    old = start_service(database, version=previous)
+    user = create_user(old.client)["id"]
+    paths = [f"/posts/{create_post(old.client, user, 'first')['post_id']}"]
+    rows = "SELECT pg_relation_filenode('posts')"
+    files = database.execute(rows) if database.kind == "postgresql" else None
+    new = start_service(database, EDITING="anyone")
+    if files:
+        assert database.execute(rows) == files, "all posts were written anew"
+    paths.append(f"/posts/{create_post(old.client, user, 'first')['post_id']}")
+    for path in paths:
+        assert put(new.client, path, "second", tag(new.client, path)).status_code == 200
+        assert old.client.get(path).json() == new.client.get(path).json()
+        assert history(new.client, path) == [(2, "second"), (1, "first")]
+    assert create_post(old.client, user)["content"] == "Notes"
+
+
+def test_an_interrupted_migration_is_finished(
+    sqlite_database: SqliteDatabase, start_service: StartService, previous: Path
+) -> None:
+    """SQLite's are no transactions: the process may have ended in the middle."""
+    old = start_service(sqlite_database, version=previous)
+    create_post(old.client, create_user(old.client)["id"], "first")
+    old.terminate()
+    sqlite_database.execute("ALTER TABLE posts ADD COLUMN revision INTEGER NOT NULL DEFAULT 1")
+    edit_twice(start_service(sqlite_database, EDITING="anyone").client)
 
 
 def test_two_writers_race(service: Service, client: httpx.Client, post: str, long: bool) -> None:
