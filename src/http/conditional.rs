@@ -160,7 +160,7 @@ impl InHead for MustMatch {
     }
 }
 
-/// Has the document say it of an operation that answers with an entity tag.
+/// Has the document say `If-None-Match` of a read that answers with an entity tag.
 pub fn add_to(operation: &mut Value) {
     let mut headers = operation["responses"]["200"]["headers"].clone();
     let Some(headers) = headers.as_mapping_mut().filter(|headers| headers.contains_key("ETAG"))
