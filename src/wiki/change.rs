@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use poem::http::StatusCode;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, ExprTrait, FromQueryResult, Iterable,
-    QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, ExprTrait, FromQueryResult,
+    Iterable, QueryResult, SqlErr,
     sea_query::{Expr, Func, Query, SubQueryStatement},
 };
 
@@ -174,12 +174,12 @@ impl Change {
         &self,
         condition: Condition,
         database: &Database,
-    ) -> Result<Option<QueryResult>, Problem> {
+    ) -> Result<Option<QueryResult>, DbErr> {
         let backend = database.get_database_backend();
         let Some(content) = &self.content else {
             let mut delete = Query::delete();
             delete.from_table(Entity).cond_where(condition).returning_col(Column::PostId);
-            return Ok(database.query_one(&delete).await?);
+            return database.query_one(&delete).await;
         };
         let editor = self.caller.as_deref().map(user_of);
         let editor = editor.map_or(Expr::val(None::<i64>), |user| {
@@ -199,7 +199,15 @@ impl Change {
                     Column::iter().map(|column| column.into_expr()).chain([Expr::col(EDITOR)]),
                 ),
             );
-        Ok(database.query_one(&update).await?)
+        match database.query_one(&update).await {
+            // The editor's user was deleted meanwhile.
+            Err(error)
+                if matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_))) =>
+            {
+                Ok(None)
+            }
+            updated => updated,
+        }
     }
 
     async fn look(&self, database: &Database) -> Result<Option<Seen>, Problem> {

@@ -259,7 +259,13 @@ def test_the_search_is_a_value(helm3: Helm, search: str, value: str | None) -> N
 
 @pytest.mark.parametrize(
     ("editing", "value"),
-    [("off", None), ("false", None), ("anyone", "anyone"), ("author", "author"), ("users", "users")],
+    [
+        ("off", None),
+        ("false", None),
+        ("anyone", "anyone"),
+        ("author", "author"),
+        ("users", "users"),
+    ],
 )
 def test_editing_is_a_value(helm: Helm, editing: str, value: str | None) -> None:
     """In YAML an `off` without quotes is false."""

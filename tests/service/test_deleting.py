@@ -138,9 +138,7 @@ def test_a_user_with_posts_is_not_deleted(
     assert ada.delete(user).status_code == 204
 
 
-def test_what_a_user_has_edited_stays(
-    ada: httpx.Client, bob: httpx.Client, post: str
-) -> None:
+def test_what_a_user_has_edited_stays(ada: httpx.Client, bob: httpx.Client, post: str) -> None:
     editor = bob.get("/users/me").json()["id"]
     for content in ("by bob", "by bob again"):
         assert put(bob, post, content).status_code == 200

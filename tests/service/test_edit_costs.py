@@ -61,7 +61,9 @@ def test_reads_and_edits_touch_as_many_blocks(
             before = blocks(database)
             for number in range(1, 1001, 10):
                 path = f"/posts/{number}"
-                answer = service.client.get(path) if what == "read" else put(service.client, path, what)
+                answer = (
+                    service.client.get(path) if what == "read" else put(service.client, path, what)
+                )
                 assert answer.status_code == 200
             service.terminate()
             costs[revisions, what] = blocks(database) - before

@@ -72,7 +72,15 @@ def test_without_a_condition_nothing_is_edited(client: httpx.Client, post: str) 
 
 @pytest.mark.parametrize(
     "form",
-    ["{tag}", "*", '"other" , {tag}', '"a,b",{tag},"c"', ',,{tag},', 'W/"x", {tag}', '"x"\t,\t{tag}'],
+    [
+        "{tag}",
+        "*",
+        '"other" , {tag}',
+        '"a,b",{tag},"c"',
+        ",,{tag},",
+        'W/"x", {tag}',
+        '"x"\t,\t{tag}',
+    ],
 )
 def test_what_matches(client: httpx.Client, post: str, form: str) -> None:
     named = form.format(tag=tag(client, post))
@@ -90,7 +98,7 @@ def test_what_does_not_match(client: httpx.Client, post: str, form: str) -> None
 
 
 @pytest.mark.parametrize(
-    "named", ["", "x", "{opaque}", '"', '"x', 'W/x', '*, "x"', '"x" "y"', "w/{tag}", ","]
+    "named", ["", "x", "{opaque}", '"', '"x', "W/x", '*, "x"', '"x" "y"', "w/{tag}", ","]
 )
 def test_what_is_no_list_of_tags_is_refused(client: httpx.Client, post: str, named: str) -> None:
     current = tag(client, post)

@@ -73,7 +73,11 @@ def test_an_old_text_is_put_back_by_an_edit(client: httpx.Client) -> None:
 @pytest.mark.parametrize("revision", [0, 3, LARGEST_ID])
 def test_an_unknown_revision_is_not_found(client: httpx.Client, revision: int) -> None:
     path = new_post(client, "first", "second")
-    queries = (f"?revision={revision}", f"/diff?from={revision}&to=1", f"/diff?from=1&to={revision}")
+    queries = (
+        f"?revision={revision}",
+        f"/diff?from={revision}&to=1",
+        f"/diff?from=1&to={revision}",
+    )
     for query in queries:
         assert f"no revision {revision}" in problem(client.get(f"{path}{query}"), 404)["detail"]
 
