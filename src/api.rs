@@ -15,9 +15,13 @@ use crate::{
     },
     operations::Operations,
     wiki::{
+        diff::Diffs,
+        post::OnePost,
         posts::Posts,
+        revisions::Revisions,
         subjects::OwnUsers,
-        users::{AnyUsers, Creation, Users},
+        user::OneUser,
+        users::{AnyUsers, Creation},
     },
 };
 
@@ -43,7 +47,8 @@ pub fn routes(
     app: &Arc<App>,
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
-    let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
+    let posts = (Posts::new(app), OnePost::new(app), Revisions(app.clone()), Diffs::new(app));
+    let others = (OneUser::new(app), posts, Operations(app.clone()), Index);
     let open = document((Operations(app.clone()), Index)).spec();
     let open = Route::of_document(&open, &Terms::default());
     let mut terms = Terms {

@@ -51,6 +51,15 @@ impl Time {
         format!("{second:?}.{fraction:06}")
     }
 
+    /// Microseconds since 1970.
+    pub fn micros(self) -> i64 {
+        self.0.and_utc().timestamp_micros()
+    }
+
+    pub fn from_micros(micros: i64) -> Option<Self> {
+        DateTime::from_timestamp_micros(micros).map(|time| time.naive_utc().into())
+    }
+
     pub fn example() -> Self {
         EXAMPLE.parse().map(Self).expect("a time")
     }

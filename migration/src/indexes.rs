@@ -39,8 +39,16 @@ pub const USERS_SUBJECT: Index = Index {
     on: "(issuer, subject) WHERE subject IS NOT NULL",
 };
 
+/// For the posts that a user who is deleted was the last to edit.
+const POSTS_EDITOR: Index = Index {
+    name: "posts_editor_id",
+    table: "posts",
+    unique: false,
+    on: "(editor_id) WHERE editor_id IS NOT NULL",
+};
+
 /// Those of both databases.
-pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY, USERS_SUBJECT];
+pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY, USERS_SUBJECT, POSTS_EDITOR];
 
 impl Index {
     /// All of them; `search` is whether that of the search is one.

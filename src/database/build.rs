@@ -194,7 +194,7 @@ impl Database {
         };
         match self.connector().connect(options, UNLIMITED).await? {
             Connection::Session(connection) | Connection::Pooler(connection) => Ok(connection),
-            Connection::Sqlite(_) => unreachable!("options of PostgreSQL"),
+            Connection::Sqlite(..) => unreachable!("options of PostgreSQL"),
         }
     }
 

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::database::address::Options;
+use crate::database::{
+    address::Options,
+    sqlite::{self, Deadline},
+};
 
 /// A connection idle for longer than this is asked for a sign of life before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -46,7 +49,7 @@ pub enum Connection {
     /// To a pooler such as PgBouncer, which may give each transaction to another session, and takes
     /// no parameters for one.
     Pooler(PgConnection),
-    Sqlite(SqliteConnection),
+    Sqlite(SqliteConnection, Deadline),
 }
 
 pub struct Pooled {
@@ -85,7 +88,10 @@ impl managed::Manager for Connector {
                 Options::Postgres(options) => {
                     self.connect(options, settings(self.statement_timeout)).await
                 }
-                Options::Sqlite(options) => options.connect().await.map(Connection::Sqlite),
+                Options::Sqlite(options) => {
+                    let (connection, deadline) = sqlite::connect(options).await?;
+                    Ok(Connection::Sqlite(connection, deadline))
+                }
             }
         });
         let connection = connection.await?;

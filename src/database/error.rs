@@ -93,7 +93,10 @@ pub fn is_forbidden(error: &DbErr) -> bool {
 /// Whether a statement was given up as its time had passed, by the server or by us.
 pub fn is_overtime(error: &DbErr) -> bool {
     match (error, cause(error)) {
-        (_, Some(sqlx::Error::Database(error))) => error.code().is_some_and(|c| c == "57014"),
+        // INTERRUPT, query_canceled.
+        (_, Some(sqlx::Error::Database(error))) => {
+            error.code().is_some_and(|code| ["9", "57014"].contains(&code.as_ref()))
+        }
         (DbErr::Query(RuntimeErr::Internal(_)), _) => true,
         _ => false,
     }
@@ -121,8 +124,8 @@ pub fn is_unavailable(error: &DbErr) -> bool {
     match (error, cause(error)) {
         (_, Some(sqlx::Error::Database(error))) => {
             match sqlite_code(error.as_ref()) {
-                // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
-                Some(code) => [5, 6, 8, 10, 13, 14].contains(&code),
+                // BUSY, LOCKED, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
+                Some(code) => [5, 6, 8, 9, 10, 13, 14].contains(&code),
                 // PostgreSQL: connection, old plan, read-only, rollback, resources, locks, intervention.
                 None => {
                     let code = error.code().unwrap_or_default();

@@ -6,7 +6,10 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
 };
 
-use crate::{database::pool::Database, request};
+use crate::{
+    database::{confirm::COMMIT, pool::Database},
+    request,
+};
 
 /// The columns by which a row is written once. No entity has them: nobody is shown them.
 const KEY: &str = "idempotency_key";
@@ -111,8 +114,7 @@ impl Database {
     }
 
     /// The row that was written by the key of `once`, with the fields that were sent: it may have been
-    /// changed since. To be told of it acknowledges it, so on PostgreSQL this has a commit that waits
-    /// for a synchronous standby, for which its own insert may not have waited to the end.
+    /// changed since. To be told of it acknowledges it, so on PostgreSQL this has a commit that waits.
     async fn find_first<A: ActiveModelTrait>(
         &self,
         mut row: A,
@@ -120,8 +122,8 @@ impl Database {
     ) -> Result<Inserted<<A::Entity as EntityTrait>::Model>, DbErr> {
         let backend = self.get_database_backend();
         let commit = match backend {
-            DbBackend::Postgres => ", pg_logical_emit_message(true, 'wiki-service', '')::text",
-            _ => "",
+            DbBackend::Postgres => format!(", {COMMIT}"),
+            _ => String::new(),
         };
         let table = A::Entity::default().table_name();
         let columns: Vec<_> = columns::<A::Entity>().chain([FIELDS]).collect();

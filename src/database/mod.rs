@@ -3,6 +3,7 @@
 mod address;
 mod begun;
 mod build;
+mod confirm;
 mod connection;
 pub mod error;
 mod figures;

@@ -183,7 +183,7 @@ impl Database {
                     Connection::Session(connection) | Connection::Pooler(connection) => {
                         connection.close().await
                     }
-                    Connection::Sqlite(connection) => connection.close().await,
+                    Connection::Sqlite(connection, _) => connection.close().await,
                 }
             };
             timeout(self.statement_timeout, goodbye).await.ok();

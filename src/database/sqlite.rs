@@ -1,14 +1,16 @@
-//! A SQLite file: its address, and the lock under which its schema is changed.
+//! A SQLite file: its address, its connections, and the lock under which its schema is changed.
 
 use std::{
     ffi::OsString,
     fs::{File, OpenOptions},
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use sea_orm::sqlx::{
-    ConnectOptions,
+    self, ConnectOptions, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
@@ -19,6 +21,35 @@ use crate::{
         libpq::in_url,
     },
 };
+
+/// After how many steps of its virtual machine SQLite asks whether to go on: some tenths of a millisecond.
+const STEPS: i32 = 10_000;
+
+/// Until when a connection may work on a statement. What is ended then has changed nothing.
+#[derive(Clone)]
+pub struct Deadline(Arc<Mutex<Instant>>);
+
+impl Deadline {
+    /// Gives the statement that begins now so much time.
+    pub fn begin(&self, limit: Duration) {
+        *self.0.lock().expect("no panic") = Instant::now() + limit;
+    }
+
+    fn is_ahead(&self) -> bool {
+        Instant::now() < *self.0.lock().expect("no panic")
+    }
+}
+
+/// Opens a connection whose statements end when their time is over, as PostgreSQL's do.
+pub async fn connect(
+    options: &SqliteConnectOptions,
+) -> Result<(SqliteConnection, Deadline), sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let deadline = Deadline(Arc::new(Mutex::new(Instant::now())));
+    let watched = deadline.clone();
+    connection.lock_handle().await?.set_progress_handler(STEPS, move || watched.is_ahead());
+    Ok((connection, deadline))
+}
 
 /// Reads `DATABASE_URL`, of which `rest` is what follows `sqlite:`.
 pub fn options(url: &str, rest: &str, config: &Config) -> Result<SqliteConnectOptions, String> {

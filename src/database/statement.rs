@@ -32,7 +32,8 @@ pub async fn run(
             let query = sqlx::query_with(sql, values).persistent(false);
             in_transaction(connection, limit, query).await
         }
-        Connection::Sqlite(connection) => {
+        Connection::Sqlite(connection, deadline) => {
+            deadline.begin(limit);
             collect::<sqlx::Sqlite>(connection.fetch_many(sqlx::query_with(sql, values))).await
         }
     }

@@ -25,12 +25,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    http::{
-        conditional::{Found, tag},
-        json::Rendered,
-        parameter::InHead,
-        problem::Problem,
-    },
+    http::{conditional::Found, parameter::InHead, problem::Problem},
     id::Id,
 };
 
@@ -95,11 +90,9 @@ impl Cache {
         &self,
         key: Key,
         fresh: Fresh,
-        read: impl Future<Output = Result<T, Problem>>,
+        read: impl Future<Output = Result<Found<T>, Problem>>,
     ) -> Result<Found<T>, Problem> {
-        let Some(store) = &self.0 else {
-            return Ok(Found::new(&read.await?));
-        };
+        let Some(store) = &self.0 else { return read.await };
         let Answer { body, etag, .. } = match store.get(&key, fresh) {
             Some(answer) => answer,
             None => store.fill(key, read).await?,
@@ -158,19 +151,17 @@ impl Store {
         answer
     }
 
-    async fn fill<T: Serialize>(
+    async fn fill<T: Type + Serialize>(
         &self,
         key: Key,
-        read: impl Future<Output = Result<T, Problem>>,
+        read: impl Future<Output = Result<Found<T>, Problem>>,
     ) -> Result<Answer, Problem> {
         let (since, writes) = (Instant::now(), *self.gate(&key));
-        let resource = read.await.inspect_err(|problem| {
+        let Found::Found(body, etag, _) = read.await.inspect_err(|problem| {
             if problem.status() == StatusCode::NOT_FOUND {
                 self.answers.remove(&key);
             }
         })?;
-        let body = Rendered::new(&resource);
-        let etag = tag(&body);
         let body = body.bytes().clone();
         if body.len() > LARGEST {
             self.answers.remove(&key);

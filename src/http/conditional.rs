@@ -7,12 +7,17 @@ use poem::{
     http::{HeaderMap, Method, StatusCode, header},
     web::headers::{self, HeaderMapExt},
 };
-use poem_openapi::{ApiResponse, types::Type};
+use poem_openapi::{ApiResponse, registry::MetaSchema, types::Type};
 use serde::Serialize;
 use serde_json::json;
 use serde_yaml::Value;
 
-use crate::http::{json::Rendered, terms::yaml};
+use crate::http::{
+    json::Rendered,
+    parameter::InHead,
+    problem::{Invalid, Problem},
+    terms::yaml,
+};
 
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
@@ -46,7 +51,116 @@ impl IfNoneMatch {
     }
 }
 
-/// Has the document say it of an operation that answers with an entity tag.
+/// For which states of a resource a request is meant, by the header `If-Match`.
+pub enum IfMatch {
+    /// Whatever its state is: there is no such header.
+    Missing,
+    /// Any that there is.
+    Any,
+    /// Those with one of these strong tags: a weak one never matches.
+    Tags(Vec<String>),
+}
+
+const MAX_TAGS: usize = 100;
+const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*"){0,99})$"#;
+
+impl IfMatch {
+    /// A 412 for the resource that has `etag`, if the request is not meant for that.
+    pub fn check(&self, etag: &str) -> Result<(), Problem> {
+        match self {
+            Self::Tags(tags) if !tags.iter().any(|tag| tag == etag) => {
+                let detail = format!("it has been changed: its ETag is {etag} now; read it again");
+                let problem = Problem::new(StatusCode::PRECONDITION_FAILED, detail);
+                Err(problem.with_header("etag", etag.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, of a request that has to say what it is meant for: else a 428.
+    pub fn require(&self, etag: &str) -> Result<(), Problem> {
+        match self {
+            Self::Missing => Err(Problem::new(
+                StatusCode::PRECONDITION_REQUIRED,
+                "send the ETag of what is to be changed as If-Match, so that nobody else's change is \
+                 lost; * is whatever is there",
+            )),
+            _ => self.check(etag),
+        }
+    }
+
+    fn parse(list: &str) -> Option<Self> {
+        if list.trim_matches(BLANKS) == "*" {
+            return Some(Self::Any);
+        }
+        let mut tags = Vec::new();
+        let mut rest = list;
+        loop {
+            // There may be empty elements (RFC 9110, section 5.6.1).
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            let strong = rest.strip_prefix("W/").unwrap_or(rest);
+            let (opaque, after) = strong.strip_prefix('"')?.split_once('"')?;
+            tags.push(match strong.len() == rest.len() {
+                true => format!("\"{opaque}\""),
+                false => String::new(),
+            });
+            rest = after.trim_start_matches(BLANKS);
+            if rest.trim_start_matches([' ', '\t', ',']).is_empty() {
+                return Some(Self::Tags(tags));
+            }
+            rest = rest.strip_prefix(',')?;
+        }
+    }
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+impl InHead for IfMatch {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some(TAGS.into()), ..MetaSchema::new("string") }
+    }
+
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let lines: Vec<_> = headers
+            .get_all(header::IF_MATCH)
+            .iter()
+            .map(|line| String::from_utf8_lossy(line.as_bytes()))
+            .collect();
+        if lines.is_empty() {
+            return Ok(Self::Missing);
+        }
+        let list = lines.join(",");
+        let wanted = match Self::parse(&list) {
+            Some(Self::Tags(tags)) if tags.len() > MAX_TAGS => {
+                "names more than 100 entity tags".into()
+            }
+            Some(found) => return Ok(found),
+            None => {
+                let given: String = list.chars().take(40).collect();
+                format!("is {given:?}: give an ETag as it was sent, with its quotes, or *")
+            }
+        };
+        let pointer = "#/header/If-Match".into();
+        Err(Problem::invalid(vec![Invalid { pointer, detail: format!("If-Match {wanted}") }]))
+    }
+}
+
+/// The same where it has to be said: else a 428 (RFC 6585, section 3), once it is clear what is there.
+pub struct MustMatch(pub IfMatch);
+
+impl InHead for MustMatch {
+    const IS_REQUIRED: bool = true;
+
+    fn schema() -> MetaSchema {
+        IfMatch::schema()
+    }
+
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        IfMatch::read(headers).map(Self)
+    }
+}
+
+/// Has the document say `If-None-Match` of a read that answers with an entity tag.
 pub fn add_to(operation: &mut Value) {
     let mut headers = operation["responses"]["200"]["headers"].clone();
     let Some(headers) = headers.as_mapping_mut().filter(|headers| headers.contains_key("ETAG"))

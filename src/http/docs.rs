@@ -62,8 +62,11 @@ fn document<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> Value
     tidy(&mut document);
     terms.add_to(&mut document);
     let paths = document["paths"].as_mapping_mut().into_iter().flat_map(Mapping::values_mut);
-    for operation in paths.filter_map(Value::as_mapping_mut).flat_map(Mapping::values_mut) {
-        conditional::add_to(operation);
+    let operations = paths.filter_map(Value::as_mapping_mut).flat_map(Mapping::iter_mut);
+    for (method, operation) in operations {
+        if method == "get" {
+            conditional::add_to(operation);
+        }
         if let Some(responses) = operation["responses"].as_mapping_mut() {
             let mut by_status: Vec<_> = std::mem::take(responses).into_iter().collect();
             by_status.sort_by_key(|(status, _)| status.as_str().map(str::to_owned));

@@ -35,6 +35,14 @@ impl<T: Type + Serialize> Created<T> {
     }
 }
 
+/// 204: what was there is not any more.
+#[derive(ApiResponse)]
+pub enum Deleted {
+    /// It is gone.
+    #[oai(status = 204)]
+    Done,
+}
+
 /// A status of failure, and what it means.
 pub type Status = (StatusCode, &'static str);
 
@@ -113,6 +121,9 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
              or the request has an `Idempotency-Key`",
             u32::schema_ref(),
         )],
+        StatusCode::PRECONDITION_FAILED => {
+            vec![header("ETag", "That of what is there now", String::schema_ref())]
+        }
         StatusCode::CONFLICT => {
             vec![header("Location", "Where what is in the way is", String::schema_ref())]
         }

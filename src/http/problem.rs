@@ -105,6 +105,11 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_header(name, value)
     }
 
+    /// Whether it is for what somebody else has changed meanwhile.
+    pub fn is_conflict(&self) -> bool {
+        self.status == StatusCode::PRECONDITION_FAILED
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }

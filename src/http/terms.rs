@@ -74,7 +74,13 @@ impl Terms {
         }
         let Some(responses) = operation["responses"].as_mapping_mut() else { return };
         for (status, description, headers) in more {
-            responses.insert(status.as_str().into(), response(status, description, headers));
+            // What the operation itself says of it comes first.
+            let own = responses.get(status.as_str()).and_then(|own| own["description"].as_str());
+            let description = match own {
+                Some(own) => format!("{own} {description}"),
+                None => description.to_owned(),
+            };
+            responses.insert(status.as_str().into(), response(status, &description, headers));
         }
     }
 }

@@ -81,6 +81,7 @@ impl<const MAX: usize, const MAY_BE_BLANK: bool> ToJSON for Text<MAX, MAY_BE_BLA
 }
 
 /// `null`, or what it is about. To leave it out would be a mistake.
+#[derive(Default, Serialize)]
 pub struct OrNull<T>(pub Option<T>);
 
 impl<T: Type> Type for OrNull<T> {

@@ -8,6 +8,10 @@ use crate::http::operation::{
 
 const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "No such user or post.");
 
+const SWITCHED_OFF: Status = (StatusCode::FORBIDDEN, "`EDITING` does not allow this.");
+const CHANGED: Status =
+    (StatusCode::PRECONDITION_FAILED, "It has been changed: its `ETag` is none of `If-Match`.");
+
 /// Reading by id.
 pub struct ReadFailure;
 impl Kind for ReadFailure {
@@ -64,4 +68,41 @@ pub struct WriteForUserFailure;
 impl Kind for WriteForUserFailure {
     const STATUSES: &[Status] =
         &[CUT_SHORT, NOT_FOUND, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Changing a post, as it was read.
+pub struct EditFailure;
+impl Kind for EditFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        SWITCHED_OFF,
+        NOT_FOUND,
+        TOO_SLOW,
+        CHANGED,
+        TOO_LARGE,
+        NOT_JSON,
+        INVALID,
+        (StatusCode::PRECONDITION_REQUIRED, "`If-Match` is missing."),
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// Deleting a post.
+pub struct DeleteFailure;
+impl Kind for DeleteFailure {
+    const STATUSES: &[Status] = &[SWITCHED_OFF, NOT_FOUND, CHANGED, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Deleting a user.
+pub struct DeleteUserFailure;
+impl Kind for DeleteUserFailure {
+    const STATUSES: &[Status] = &[
+        SWITCHED_OFF,
+        NOT_FOUND,
+        (StatusCode::CONFLICT, "The user has posts: `Location`."),
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
 }

@@ -2,11 +2,16 @@
 
 use poem_openapi::Tags;
 
+mod change;
+pub mod diff;
 mod editing;
 mod failure;
+pub mod post;
 pub mod posts;
+pub mod revisions;
 mod search;
 pub mod subjects;
+pub mod user;
 pub mod users;
 
 /// By which the document groups operations, in its own order.

@@ -18,8 +18,7 @@ use crate::{
     database::insert::Inserted,
     http::{
         authorization::{By, not_own},
-        cache::{Fresh, Key},
-        conditional::Found,
+        cache::Key,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -60,6 +59,14 @@ pub mod entity {
         pub user_id: Id,
         /// When the post was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
+        /// How many texts it has had.
+        #[oai(skip)]
+        #[serde(skip)]
+        pub revision: i64,
+        /// When it got this one, if it had another before.
+        #[oai(skip)]
+        #[serde(skip)]
+        pub edited_time: Option<Time>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -68,7 +75,7 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-use entity::{ActiveModel, Column, Entity, Model as Post};
+pub use entity::{ActiveModel, Column, Entity, Model as Post};
 
 impl Example for Post {
     fn example() -> Self {
@@ -77,6 +84,8 @@ impl Example for Post {
             content: "This is my first post!".into(),
             user_id: Id(1),
             created_time: Time::example(),
+            revision: 1,
+            edited_time: None,
         }
     }
 }
@@ -153,13 +162,16 @@ impl Posts {
     }
 }
 
-fn key(post: Id) -> Key {
+pub fn key(post: Id) -> Key {
     ("posts", post)
 }
 
-async fn find(app: &App, id: Id) -> Result<Post, Problem> {
-    let post = Entity::find_by_id(id).one(app.database()?).await?;
-    post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
+pub async fn find(app: &App, id: Id) -> Result<Post, Problem> {
+    Entity::find_by_id(id).one(app.database()?).await?.ok_or_else(|| unknown(id))
+}
+
+pub fn unknown(id: Id) -> Problem {
+    Problem::not_found(format!("there is no post {id}"))
 }
 
 #[OpenApi(tag = "Tag::Posts")]
@@ -238,6 +250,7 @@ impl Posts {
             content: Set(content.0),
             user_id: Set(user_id),
             created_time: Set(Time::now()),
+            ..Default::default()
         };
         let database = self.app.database()?;
         // An admin may write for all.
@@ -263,21 +276,5 @@ impl Posts {
         })?;
         let post = post.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("posts/{}", post.post_id), &post))
-    }
-
-    /// Read a post
-    ///
-    /// A post is never changed, so neither is the answer.
-    #[oai(path = "/posts/:id", method = "get", operation_id = "read_post")]
-    async fn read(
-        &self,
-        /// The post's id.
-        id: Path<Id>,
-        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
-        #[oai(name = "Cache-Control")]
-        fresh: Header<Fresh>,
-    ) -> Result<Found<Post>, Failure<ReadFailure>> {
-        let read = find(&self.app, id.0);
-        Ok(self.app.cache.find(key(id.0), fresh.0, read).await?)
     }
 }

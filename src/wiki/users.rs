@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
 use serde::Serialize;
@@ -11,8 +11,7 @@ use crate::{
     app::App,
     clock::Time,
     http::{
-        cache::{Fresh, Key},
-        conditional::Found,
+        cache::Key,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
@@ -24,7 +23,7 @@ use crate::{
     id::Id,
     wiki::{
         Tag,
-        failure::{ListFailure, ReadFailure, WriteFailure},
+        failure::{ListFailure, WriteFailure},
     },
 };
 
@@ -110,16 +109,16 @@ impl Creation {
     }
 }
 
-#[derive(Clone)]
-pub struct Users(pub Arc<App>);
-
-fn key(user: Id) -> Key {
+pub fn key(user: Id) -> Key {
     ("users", user)
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
-    let user = Entity::find_by_id(id).one(app.database()?).await?;
-    user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
+    Entity::find_by_id(id).one(app.database()?).await?.ok_or_else(|| unknown(id))
+}
+
+pub fn unknown(id: Id) -> Problem {
+    Problem::not_found(format!("there is no user {id}"))
 }
 
 pub async fn list(app: &App, page: Page) -> Result<Listed<User>, Problem> {
@@ -162,39 +161,5 @@ impl AnyUsers {
         let user = self.0.app.database()?.insert(user, once, self.0.inserted()).await?;
         let user = user.ok_or_else(IdempotencyKey::used)?;
         Ok(Created::at(format!("users/{}", user.id), &user))
-    }
-}
-
-#[OpenApi(tag = "Tag::Users")]
-impl Users {
-    /// Read a user
-    ///
-    /// The same as `/user/{id}`.
-    #[oai(path = "/users/:id", method = "get", operation_id = "read_user")]
-    async fn read(
-        &self,
-        /// The user's id.
-        id: Path<Id>,
-        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
-        #[oai(name = "Cache-Control")]
-        fresh: Header<Fresh>,
-    ) -> Result<Found<User>, Failure<ReadFailure>> {
-        let read = find(&self.0, id.0);
-        Ok(self.0.cache.find(key(id.0), fresh.0, read).await?)
-    }
-
-    /// Read a user, by the predecessor's path
-    ///
-    /// The same as `/users/{id}`.
-    #[oai(path = "/user/:id", method = "get", operation_id = "read_user_alias")]
-    async fn read_alias(
-        &self,
-        /// The user's id.
-        id: Path<Id>,
-        /// `no-cache` or `max-age`, where `CACHE_SECONDS` is set: how old the answer may be at most.
-        #[oai(name = "Cache-Control")]
-        fresh: Header<Fresh>,
-    ) -> Result<Found<User>, Failure<ReadFailure>> {
-        self.read(id, fresh).await
     }
 }

@@ -85,6 +85,14 @@ REFUSED = {
     "tokens for reading without an issuer": (["api.auth.read=token"], "api.auth.issuer"),
     "readers that there are not": (["api.auth.read=all"], "/api/auth/read"),
     "an unknown type of token": (["api.auth.tokenType=JWT"], "/api/auth/tokenType"),
+    "an unknown word for who edits": (["api.editing=everybody"], "/api/editing"),
+    "editing that is on": (["api.editing=true"], "/api/editing"),
+    "authors who are not known": (["api.editing=author"], "api.auth.issuer"),
+    "users who are not known": (["api.editing=users"], "api.auth.issuer"),
+    "anyone where all are known": (
+        ["api.editing=anyone", "api.auth.issuer=https://id", "api.auth.audience=wiki"],
+        "api.auth.issuer",
+    ),
     "a limit of negative requests": (["api.rateLimit.perSecond=-1"], "/api/rateLimit/perSecond"),
     "a limit that is none": (["api.rateLimit.perSecond=1000001"], "/api/rateLimit/perSecond"),
     "half of a request at once": (["api.rateLimit.burst=1.5"], "/api/rateLimit/burst"),
@@ -247,6 +255,24 @@ def test_a_variable_of_the_users_replaces_the_charts(
 def test_the_search_is_a_value(helm3: Helm, search: str, value: str | None) -> None:
     objects = helm3.objects(f"--set=api.search={search}")
     assert environment(objects, "wiki-release-api").get("SEARCH") == value
+
+
+@pytest.mark.parametrize(
+    ("editing", "value"),
+    [
+        ("off", None),
+        ("false", None),
+        ("anyone", "anyone"),
+        ("author", "author"),
+        ("users", "users"),
+    ],
+)
+def test_editing_is_a_value(helm: Helm, editing: str, value: str | None) -> None:
+    """In YAML an `off` without quotes is false."""
+    known = ["--set=api.auth.issuer=https://id.example.org", "--set=api.auth.audience=wiki"]
+    known = known if editing in ("author", "users") else []
+    objects = helm.objects(f"--set=api.editing={editing}", *known)
+    assert environment(objects, "wiki-release-api").get("EDITING") == value
 
 
 @pytest.mark.parametrize(

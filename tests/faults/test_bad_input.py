@@ -191,7 +191,9 @@ def test_random_bytes_as_http(
 ) -> None:
     requests = 100_000 if long else 4000
     seeds, variables = SEEDS, {}
-    if callers == "known":
+    if callers == "anybody who edits":
+        variables = {"EDITING": "anyone"}
+    if callers.startswith("known"):
         token = issuer.token(scope=ADMIN)
         line = b"host: wiki\r\nauthorization: Bearer %s\r\n" % token.encode()
         seeds = [*SEEDS, *(seed.replace(b"host: wiki\r\n", line) for seed in SEEDS)]
@@ -384,6 +386,8 @@ def test_any_text_comes_back_as_sent(
         ("examples,coverage", "anybody"),
         ("fuzzing,stateful", "anybody"),
         ("examples,coverage,fuzzing", "known"),
+        ("examples,coverage,fuzzing", "anybody who edits"),
+        ("examples,coverage,fuzzing", "known who edit"),
     ],
 )
 def test_schemathesis_finds_nothing(
@@ -397,8 +401,11 @@ def test_schemathesis_finds_nothing(
     issuer: Issuer,
 ) -> None:
     variables, header = {}, ()
-    if callers == "known":
+    if callers == "anybody who edits":
+        variables = {"EDITING": "anyone"}
+    if callers.startswith("known"):
         variables = issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
+        variables |= {"EDITING": "users"} if callers.endswith("edit") else {}
         header = ("--header", f"Authorization: Bearer {issuer.token(scope=ADMIN)}")
     service = start_service(database, RUST_LOG="warn", SEARCH="true", **variables)
     schemathesis = Path(sys.executable).parent / "schemathesis"

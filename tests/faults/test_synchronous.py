@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from support.api import Answer, create_user, problem, timed
+from support import tokens
+from support.api import Answer, create_post, create_user, problem, timed
 from support.databases import Postgres, PostgresDatabase
+from support.editing import history, put, tag
 from support.ledger import Ledger
 from support.service import StartService
+from support.tokens import as_
 from support.wait import wait_until
 
 LIMIT = 2.5
@@ -130,6 +133,54 @@ def test_a_repeat_waits_for_the_standby_that_the_first_try_did_not_wait_for(
     answer = wait_until(lambda: (a := send("k")).status_code == 201 and a, "a standby").json()
     assert newest.items() & answer.items(), (newest, answer)
     assert service.client.get(path).json()[0] == newest
+
+
+def test_a_text_that_is_there_already_waits_for_the_standby_that_its_edit_did_not_wait_for(
+    database: PostgresDatabase, start_service: StartService
+) -> None:
+    """As a repeat does. What is refused is refused at once."""
+    service = start_service(database, EDITING="anyone")
+    client = service.client
+    path = f"/posts/{create_post(client, create_user(client)['id'], 'first')['post_id']}"
+    stale = tag(client, path)
+    with no_standby(database.server):
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(put, client, path, "second", stale)
+            wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit to wait")
+            database.execute(f"SELECT pg_cancel_backend(pid) {WAITING}")
+            problem(pending.result(), 503)
+        current = client.get(path)
+        assert current.json()["content"] == "second"
+        for condition in ("*", current.headers["etag"]):
+            problem(put(client, path, "second", condition), 503)
+        problem(put(client, path, "second", stale), 412)
+        problem(put(client, path, "second", None), 428)
+        problem(put(client, "/posts/1000", "second"), 404)
+    answer = put(client, path, "second")
+    assert (answer.status_code, answer.headers["etag"]) == (200, current.headers["etag"])
+    assert history(client, path) == [(2, "second"), (1, "first")]
+
+
+def test_a_deletion_is_told_of_when_a_standby_has_it(
+    database: PostgresDatabase, start_service: StartService
+) -> None:
+    """That it is gone already is an acknowledgement to whoever asks again."""
+    with tokens.issuer() as issuer:
+        service = start_service(database, EDITING="author", **issuer.variables)
+        client = as_(service, issuer.token("ada"))
+        paths = [f"/users/{create_user(client)['id']}"]
+        wait_until(lambda: client.get(f"{paths[0]}/posts").status_code == 200, "the index")
+        paths.insert(0, f"/posts/{create_post(client, int(paths[0][7:]))['post_id']}")
+        for path in paths:
+            with no_standby(database.server):
+                with ThreadPoolExecutor(1) as pool:
+                    pending = pool.submit(client.delete, path)
+                    wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit")
+                    database.execute(f"SELECT pg_cancel_backend(pid) {WAITING}")
+                    problem(pending.result(), 503)
+                problem(client.get(path), 404)
+                problem(client.delete(path), 503)
+            problem(client.delete(path), 404)
 
 
 def test_a_start_that_waits_for_a_standby_ends_at_its_limit(

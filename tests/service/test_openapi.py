@@ -24,6 +24,13 @@ OPERATIONS = {
     ("GET", "/posts"): {"200", "304", "422", "500", "503"},
     ("POST", "/posts"): {"201", "400", "404", "408", "413", "415", "422", "500", "503"},
     ("GET", "/posts/{id}"): {"200", "304", "404", "422", "500", "503"},
+    ("PUT", "/posts/{id}"): {
+        *("200", "400", "403", "404", "408", "412", "413", "415", "422", "428", "500", "503")
+    },
+    ("DELETE", "/posts/{id}"): {"204", "403", "404", "412", "422", "500", "503"},
+    ("GET", "/posts/{id}/revisions"): {"200", "304", "404", "422", "500", "503"},
+    ("GET", "/posts/{id}/diff"): {"200", "404", "422", "500", "503"},
+    ("DELETE", "/users/{id}"): {"204", "403", "404", "409", "422", "500", "503"},
 }
 
 
@@ -185,6 +192,11 @@ KEYS = ["k-1", '"k-2"', 'a"b', '"a\\"b"', '"a\\\\b"', "x" * 255, f'"{"x" * 254}\
 NO_KEYS = ['"', '""', '"a', '"a"b', '"a\\b"', '"a\\"', "a b", '"a b"', "x" * 256, f'"{"x" * 256}"']
 
 
+# of If-Match
+TAGS = ["*", '"a"', 'W/"a"', '""', '"a,b" , W/"c"', ",".join(['"a"'] * 100)]
+NO_TAGS = ["a", '"a', '"a" "b"', '*,"a"', 'w/"a"', ",".join(['"a"'] * 101)]
+
+
 def post_by(api: httpx.Client, key: str) -> httpx.Response:
     return api.post("/users", json={"name": "Ada"}, headers={"Idempotency-Key": key})
 
@@ -216,7 +228,11 @@ def test_patterns_mean_the_same_in_every_dialect_and_here(
         assert judge(search, ["two words", "x"]) == [True, True], judge.__name__
         # NUL is what ends a text for grep.
         assert judge == dialects.pcre2 or judge(search, ["a\0b"]) == [False], judge.__name__
-    for pattern in patterns - {name, key, search}:
+    tags = next(pattern for pattern in patterns if "W/" in pattern)
+    for judge in judges:
+        judged = judge(tags, TAGS + NO_TAGS)
+        assert judged == [True] * len(TAGS) + [False] * len(NO_TAGS), judge.__name__
+    for pattern in patterns - {name, key, search, tags}:
         example = "about:blank" if "blank" in pattern else "2024-12-14T10:30:00.123456"
         for judge in judges:
             assert judge(pattern, [example, "x"]) == [True, False], f"{judge.__name__}: {pattern}"

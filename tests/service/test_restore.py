@@ -25,7 +25,7 @@ INSERT INTO posts (content, user_id, created_time) VALUES ('Old', 1, '2024-12-14
 @pytest.fixture
 def replaced(postgres_database: PostgresDatabase, start_service: StartService) -> Service:
     """A service, all of whose connections know its statements, and under which the data changes."""
-    service = start_service(postgres_database)
+    service = start_service(postgres_database, EDITING="anyone")
     create_post(service.client, create_user(service.client, name="New")["id"])
     read = [*["/users/1", "/posts/1"] * 50, "/readyz"]
     with httpx.Client(base_url=service.url) as client, ThreadPoolExecutor(16) as pool:
@@ -50,6 +50,11 @@ def test_an_older_dump_is_brought_up_to_date_without_anybodys_help(
     assert create_post(replaced.client, create_user(replaced.client)["id"])["post_id"] == 2
     with_index = lambda: replaced.client.get("/users/1/posts").status_code == 200  # noqa: E731
     wait_until(with_index, "the index to be built anew")
+    for text in ("Edited", "again"):
+        answer = replaced.client.put("/posts/1", json={"content": text}, headers={"If-Match": "*"})
+        assert answer.status_code == 200, answer.text
+    revisions = replaced.client.get("/posts/1/revisions").json()
+    assert [entry["excerpt"] for entry in revisions] == ["again", "Edited", "Old"]
     types = (
         "SELECT data_type FROM information_schema.columns"
         " WHERE table_schema = 'public' AND column_name LIKE '%id'"

@@ -1,7 +1,8 @@
 """What schemathesis cannot know of the document.
 
 Each request needs a key of its own: one that was sent with other fields is refused. Parameters of
-a query that nobody knows are ignored, as fields of a body are. And a search needs a word.
+a query that nobody knows are ignored, as fields of a body are. A search needs a word, and the tags
+of what is to be changed are those that it has.
 """
 
 import itertools
@@ -23,6 +24,8 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[s
     is_valid = case.meta and case.meta.generation.mode.is_positive
     if is_valid and case.query and (q := case.query.get("q")):
         case.query["q"] = "a" + q[1:]
+    if is_valid and "If-Match" in case.headers:
+        case.headers["If-Match"] = "*"
     if is_valid and (key := case.headers.get("Idempotency-Key")):
         number = f"{next(_numbers):08}"
         case.headers["Idempotency-Key"] = (

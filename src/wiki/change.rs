@@ -1,0 +1,260 @@
+//! Changes of a post that are made only to the state that they are meant for: in one statement, since to
+//! look first would race.
+
+use std::sync::Arc;
+
+use poem::http::StatusCode;
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, ExprTrait, FromQueryResult,
+    Iterable, QueryResult, SqlErr,
+    sea_query::{Expr, Func, Query, SubQueryStatement},
+};
+
+use crate::{
+    clock::Time,
+    config::Editing,
+    database::pool::Database,
+    http::{authorization::not_own, conditional::IfMatch, problem::Problem},
+    id::Id,
+    identity::Caller,
+    wiki::{
+        editing::{Owner, Writer},
+        posts::{Column, Entity, Post, unknown},
+        subjects::user_of,
+    },
+};
+
+/// How often a change is tried of which others take the turn.
+const TRIES: usize = 3;
+
+/// By what one state of a post is told from all others, those too that a restore takes away and whose
+/// numbers come again.
+#[derive(Clone, Copy)]
+pub struct State {
+    revision: i64,
+    user_id: Id,
+    /// When the post got its text.
+    time: Time,
+}
+
+impl State {
+    pub fn of(post: &Post) -> Self {
+        let time = post.edited_time.unwrap_or(post.created_time);
+        Self { revision: post.revision, user_id: post.user_id, time }
+    }
+
+    /// As an entity tag: of a post's fields, none changes without it.
+    pub fn tag(self) -> String {
+        format!("\"{}.{}.{}\"", self.revision, self.user_id, self.time.micros())
+    }
+
+    /// What [`tag`](Self::tag) made this of; nothing else.
+    fn read(tag: &str) -> Option<Self> {
+        let mut numbers = tag.trim_matches('"').split('.').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        let (revision, user_id, micros) = (next()?, Id(next()?), next()?);
+        let state = Self { revision, user_id, time: Time::from_micros(micros)? };
+        (state.tag() == tag).then_some(state)
+    }
+
+    /// Whether a row of the table has it, by its time as the column is compared to.
+    fn holds(self, time: Expr, is: Expr) -> Condition {
+        Condition::all()
+            .add(Column::Revision.eq(self.revision))
+            .add(Column::UserId.eq(self.user_id))
+            .add(time.eq(is))
+    }
+}
+
+/// When a row got its text.
+fn time() -> Expr {
+    Func::coalesce([Column::EditedTime.into_expr(), Column::CreatedTime.into_expr()]).into()
+}
+
+/// The same in the database's own words: rows of others may have one that ours do not write.
+fn written_time() -> Expr {
+    time().cast_as("text")
+}
+
+/// What is to be done to a post.
+pub struct Change {
+    id: Id,
+    if_match: IfMatch,
+    caller: Option<Arc<Caller>>,
+    /// Whether it takes the author.
+    is_own: bool,
+    /// Its new text; without one it is deleted.
+    content: Option<String>,
+}
+
+/// What came of it.
+pub enum Done {
+    Written(QueryResult),
+    /// The post had this text before.
+    Before(Post),
+}
+
+/// A post that was not changed.
+struct Seen {
+    post: Post,
+    written_time: String,
+    /// The caller's own user.
+    user: Option<Id>,
+}
+
+impl Change {
+    pub fn edit(id: Id, content: String, writer: Writer, if_match: IfMatch) -> Self {
+        let Writer { editing, caller } = writer;
+        let is_own = editing == Editing::Author;
+        Self { id, if_match, caller, is_own, content: Some(content) }
+    }
+
+    pub fn deletion(id: Id, Owner(caller): Owner, if_match: IfMatch) -> Self {
+        let is_own = !caller.is_admin;
+        Self { id, if_match, caller: Some(caller), is_own, content: None }
+    }
+
+    pub async fn make(self, database: &Database) -> Result<Done, Problem> {
+        let mut seen = None;
+        for _ in 0..TRIES {
+            if let Some(condition) = self.condition(seen.as_ref())
+                && let Some(row) = self.write(condition, database).await?
+            {
+                return Ok(Done::Written(row));
+            }
+            let Some(found) = self.look(database).await? else {
+                if self.content.is_none() {
+                    database.confirm().await?;
+                }
+                return Err(unknown(self.id));
+            };
+            self.check(&found)?;
+            if self.content.as_ref().is_some_and(|content| *content == found.post.content) {
+                database.confirm().await?;
+                return Ok(Done::Before(found.post));
+            }
+            seen = Some(found);
+        }
+        let busy = format!("others change post {} all the time", self.id);
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))
+    }
+
+    /// On which row it is made; none if that is clear already.
+    fn condition(&self, seen: Option<&Seen>) -> Option<Condition> {
+        let mut all = Condition::all().add(Column::PostId.eq(self.id));
+        if let Some(caller) = &self.caller {
+            let user = user_of(caller);
+            match self.is_own {
+                true => all = all.add(Column::UserId.in_subquery(user)),
+                false if self.content.is_some() => all = all.add(Expr::exists(user)),
+                false => {}
+            }
+        }
+        let tags = match &self.if_match {
+            IfMatch::Missing if self.content.is_some() => return None,
+            IfMatch::Missing | IfMatch::Any => return Some(all),
+            IfMatch::Tags(tags) => tags,
+        };
+        let states = match seen {
+            Some(Seen { post, written_time: is, .. }) => {
+                Condition::any().add(State::of(post).holds(written_time(), Expr::val(is)))
+            }
+            None => {
+                let states = tags.iter().filter_map(|tag| State::read(tag));
+                states.fold(Condition::any(), |any, state| {
+                    any.add(state.holds(time(), Expr::val(state.time)))
+                })
+            }
+        };
+        // An empty one would be no condition at all.
+        (!states.is_empty()).then(|| all.add(states))
+    }
+
+    async fn write(
+        &self,
+        condition: Condition,
+        database: &Database,
+    ) -> Result<Option<QueryResult>, DbErr> {
+        let backend = database.get_database_backend();
+        let Some(content) = &self.content else {
+            let mut delete = Query::delete();
+            delete.from_table(Entity).cond_where(condition).returning_col(Column::PostId);
+            return database.query_one(&delete).await;
+        };
+        let editor = self.caller.as_deref().map(user_of);
+        let editor = editor.map_or(Expr::val(None::<i64>), |user| {
+            Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(user)))
+        });
+        let mut update = Query::update();
+        update
+            .table(Entity)
+            .value(Column::Content, content.as_str())
+            .value(Column::Revision, Expr::col(Column::Revision).add(1))
+            .value(EDITOR, editor)
+            .value(Column::EditedTime, Time::now())
+            .cond_where(condition)
+            .and_where(Expr::cust_with_values(differs(backend), [content.as_str()]))
+            .returning(
+                Query::returning().exprs(
+                    Column::iter().map(|column| column.into_expr()).chain([Expr::col(EDITOR)]),
+                ),
+            );
+        match database.query_one(&update).await {
+            // The editor's user was deleted meanwhile.
+            Err(error)
+                if matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_))) =>
+            {
+                Ok(None)
+            }
+            updated => updated,
+        }
+    }
+
+    async fn look(&self, database: &Database) -> Result<Option<Seen>, Problem> {
+        let mut select = Query::select();
+        select
+            .columns(Column::iter())
+            .expr_as(written_time(), "written_time")
+            .from(Entity)
+            .and_where(Column::PostId.eq(self.id));
+        let caller = self.caller.as_deref();
+        if let Some(user) = caller.map(user_of) {
+            let user = Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(user)));
+            select.expr_as(user, "caller_user_id");
+        }
+        let Some(row) = database.query_one(&select).await? else { return Ok(None) };
+        let user = caller.map(|_| row.try_get::<Option<Id>>("", "caller_user_id")).transpose()?;
+        Ok(Some(Seen {
+            post: Post::from_query_result(&row, "")?,
+            written_time: row.try_get("", "written_time")?,
+            user: user.flatten(),
+        }))
+    }
+
+    /// Why it was not to be made, if that was not by chance.
+    fn check(&self, Seen { post, user, .. }: &Seen) -> Result<(), Problem> {
+        let is_edit = self.content.is_some();
+        if self.caller.is_some() {
+            if is_edit && user.is_none() {
+                return Err(not_own("you have no user yet: POST /users with a name makes it"));
+            }
+            if self.is_own && *user != Some(post.user_id) {
+                let what = if is_edit { "edit" } else { "delete" };
+                return Err(not_own(format!("post {} is not yours to {what}", post.post_id)));
+            }
+        }
+        let tag = State::of(post).tag();
+        if is_edit { self.if_match.require(&tag) } else { self.if_match.check(&tag) }
+    }
+}
+
+/// A column of the table of posts that its entity has not.
+const EDITOR: &str = "editor_id";
+
+/// Whether a text is another one by its bytes, whatever its column takes for equal.
+fn differs(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => r#"content::text COLLATE "C" <> $1"#,
+        _ => "content COLLATE BINARY <> $1",
+    }
+}

@@ -1,0 +1,103 @@
+//! What has changed between two revisions of a post.
+
+use std::{
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use poem_openapi::{ApiResponse, OpenApi, param::Path, payload::PlainText};
+use similar::TextDiff;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::{
+    app::App,
+    http::{
+        operation::Failure,
+        parameter::Query,
+        problem::{Invalid, Problem},
+    },
+    id::Id,
+    wiki::{Tag, failure::ReadFailure, revisions},
+};
+
+/// How long the shortest diff is looked for; then any right one will do.
+const LIMIT: Duration = Duration::from_millis(200);
+/// How many are made at a time: each takes a processor for itself.
+const AT_A_TIME: usize = 2;
+
+#[derive(Clone)]
+pub struct Diffs {
+    app: Arc<App>,
+    turns: Arc<Semaphore>,
+}
+
+impl Diffs {
+    pub fn new(app: &Arc<App>) -> Self {
+        Self { app: app.clone(), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
+    }
+}
+
+#[derive(ApiResponse)]
+enum Compared {
+    /// As `diff -u` and `patch` have it, with three lines around each change; empty if the texts are the
+    /// same.
+    #[oai(status = 200)]
+    Unified(PlainText<String>),
+}
+
+#[OpenApi(tag = "Tag::Posts")]
+impl Diffs {
+    /// Compare two revisions of a post
+    #[oai(path = "/posts/:id/diff", method = "get", operation_id = "diff_revisions")]
+    async fn diff(
+        &self,
+        /// The post's id.
+        id: Path<Id>,
+        /// The number of the revision to begin from. It has to be given.
+        from: Query<Id>,
+        /// The number of the revision to come to. It has to be given.
+        to: Query<Id>,
+    ) -> Result<Compared, Failure<ReadFailure>> {
+        let (Some(from), Some(to)) = (from.0, to.0) else {
+            let missing = [("from", from.0), ("to", to.0)];
+            let missing = missing.iter().filter(|(_, given)| given.is_none()).map(|(name, _)| {
+                let detail = format!("{name} is missing: give the number of a revision");
+                Invalid { pointer: format!("#/query/{name}"), detail }
+            });
+            return Err(Problem::invalid(missing.collect()).into());
+        };
+        let (old, new) = revisions::find_two(&self.app, id.0, from, to).await?;
+        let turn = self.turns.clone().try_acquire_owned().map_err(|_| {
+            let detail = "as many revisions as are at a time are being compared";
+            Problem::retry_later(detail)
+        })?;
+        let diff = spawn_blocking(move || {
+            let _turn = turn;
+            unified(&old, &new, from, to)
+        });
+        let diff = diff.await.map_err(|_panicked| Problem::internal())?;
+        Ok(Compared::Unified(PlainText(diff)))
+    }
+}
+
+/// Lines end with a line feed alone, as for `patch`.
+fn unified(old: &str, new: &str, from: Id, to: Id) -> String {
+    let (old, new): (Vec<_>, Vec<_>) =
+        (old.split_inclusive('\n').collect(), new.split_inclusive('\n').collect());
+    let diff = TextDiff::configure().deadline(Instant::now() + LIMIT).diff_slices(&old, &new);
+    let mut text = String::new();
+    for hunk in diff.unified_diff().iter_hunks() {
+        if text.is_empty() {
+            text = format!("--- revision {from}\n+++ revision {to}\n");
+        }
+        writeln!(text, "{}", hunk.header()).expect("a String");
+        for change in hunk.iter_changes() {
+            write!(text, "{}{}", change.tag(), change.value()).expect("a String");
+            if !change.value().ends_with('\n') {
+                text += "\n\\ No newline at end of file\n";
+            }
+        }
+    }
+    text
+}
