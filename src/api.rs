@@ -15,7 +15,9 @@ use crate::{
     },
     operations::Operations,
     wiki::{
+        comments::{Comments, NewComment, NewOwnComment},
         posts::Posts,
+        reactions::{ById, ByToken, Reactions},
         subjects::OwnUsers,
         users::{AnyUsers, Creation, Users},
     },
@@ -43,8 +45,9 @@ pub fn routes(
     app: &Arc<App>,
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
-    let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
-    let open = document((Operations(app.clone()), Index)).spec();
+    let others = (Users(app.clone()), Posts::new(app));
+    let last = (Operations(app.clone()), Index);
+    let open = document(last.clone()).spec();
     let open = Route::of_document(&open, &Terms::default());
     let mut terms = Terms {
         open: open.into_iter().map(|route| route.template).collect(),
@@ -53,13 +56,15 @@ pub fn routes(
     };
     match config.auth_issuer.as_str() {
         "" => {
-            let resources = (AnyUsers(Creation::new(app)), others);
+            let talk = (Comments::<NewComment>::new(app), Reactions::<ById>::new(app));
+            let resources = (AnyUsers(Creation::new(app)), others, talk, last);
             let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Anybodys(endpoint), paths)
         }
         issuer => {
             terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
-            let resources = (OwnUsers(Creation::new(app)), others);
+            let talk = (Comments::<NewOwnComment>::new(app), Reactions::<ByToken>::new(app));
+            let resources = (OwnUsers(Creation::new(app)), others, talk, last);
             let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Callers(endpoint), paths)
         }

@@ -1,9 +1,9 @@
 //! Rows that are inserted, whether or not their requests are given up meanwhile.
 
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, FromQueryResult,
-    IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement,
-    sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
+    ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic,
+    IntoActiveModel, Iterable, ModelTrait, QueryResult, RuntimeErr, SqlErr,
+    sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement},
 };
 
 use crate::{database::pool::Database, request};
@@ -111,28 +111,18 @@ impl Database {
     }
 
     /// The row that was written by the key of `once`, with the fields that were sent: it may have been
-    /// changed since. To be told of it acknowledges it, so on PostgreSQL this has a commit that waits
-    /// for a synchronous standby, for which its own insert may not have waited to the end.
+    /// changed since.
     async fn find_first<A: ActiveModelTrait>(
         &self,
         mut row: A,
         once: Once<A::Entity>,
     ) -> Result<Inserted<<A::Entity as EntityTrait>::Model>, DbErr> {
-        let backend = self.get_database_backend();
-        let commit = match backend {
-            DbBackend::Postgres => ", pg_logical_emit_message(true, 'wiki-service', '')::text",
-            _ => "",
-        };
-        let table = A::Entity::default().table_name();
-        let columns: Vec<_> = columns::<A::Entity>().chain([FIELDS]).collect();
-        let columns = columns.join(", ");
-        // Statements that begin with SELECT are taken for reads.
-        let find = format!(
-            "WITH first AS (SELECT {columns} FROM {table} WHERE {KEY} = $1) \
-             SELECT {columns}{commit} FROM first"
-        );
-        let find = Statement::from_sql_and_values(backend, find, [once.key.to_vec().into()]);
-        let Some(found) = self.query_one_raw(find).await? else { return Ok(Inserted::Nothing) };
+        let find = Query::select()
+            .columns(columns::<A::Entity>().chain([FIELDS]))
+            .from(A::Entity::default())
+            .and_where(Expr::col(KEY).eq(once.key.to_vec()))
+            .to_owned();
+        let Some(found) = self.confirm(&find).await? else { return Ok(Inserted::Nothing) };
         let fields: Option<Vec<u8>> = found.try_get("", FIELDS)?;
         if fields.as_deref() != Some(&once.fields) {
             return Ok(Inserted::KeyUsed);
@@ -144,6 +134,21 @@ impl Database {
             }
         }
         Ok(Inserted::Row(first))
+    }
+
+    /// The row that a repeated request finds written. To be told of it acknowledges it, so on PostgreSQL
+    /// this has a commit that waits for a synchronous standby, for which the write itself may not have
+    /// waited to the end.
+    pub async fn confirm(&self, select: &SelectStatement) -> Result<Option<QueryResult>, DbErr> {
+        let backend = self.get_database_backend();
+        let commit = match backend {
+            DbBackend::Postgres => ", pg_logical_emit_message(true, 'wiki-service', '')::text",
+            _ => "",
+        };
+        let mut found = backend.build(select);
+        // Statements that begin with SELECT are taken for reads.
+        found.sql = format!("WITH found AS ({}) SELECT *{commit} FROM found", found.sql);
+        self.query_one_raw(found).await
     }
 }
 

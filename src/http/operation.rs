@@ -35,6 +35,14 @@ impl<T: Type + Serialize> Created<T> {
     }
 }
 
+/// 204.
+#[derive(ApiResponse)]
+pub enum Done {
+    /// It is done.
+    #[oai(status = 204)]
+    Done,
+}
+
 /// A status of failure, and what it means.
 pub type Status = (StatusCode, &'static str);
 

@@ -6,7 +6,9 @@ use crate::http::operation::{
     CUT_SHORT, INTERNAL, INVALID, Kind, NOT_JSON, Status, TOO_LARGE, TOO_SLOW, UNAVAILABLE,
 };
 
-const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "No such user or post.");
+const SWITCHED_OFF: Status = (StatusCode::FORBIDDEN, "`EDITING` does not allow this.");
+
+const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "There is nothing by this id.");
 
 /// Reading by id.
 pub struct ReadFailure;
@@ -64,4 +66,26 @@ pub struct WriteForUserFailure;
 impl Kind for WriteForUserFailure {
     const STATUSES: &[Status] =
         &[CUT_SHORT, NOT_FOUND, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Adding by a body what belongs to a post and to a user.
+pub struct AddFailure;
+impl Kind for AddFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        SWITCHED_OFF,
+        NOT_FOUND,
+        TOO_SLOW,
+        TOO_LARGE,
+        NOT_JSON,
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// Changing, without a body, what is there.
+pub struct ChangeFailure;
+impl Kind for ChangeFailure {
+    const STATUSES: &[Status] = &[SWITCHED_OFF, NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
 }

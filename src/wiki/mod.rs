@@ -2,9 +2,12 @@
 
 use poem_openapi::Tags;
 
+mod actor;
+pub mod comments;
 mod editing;
 mod failure;
 pub mod posts;
+pub mod reactions;
 mod search;
 pub mod subjects;
 pub mod users;
@@ -16,4 +19,8 @@ enum Tag {
     Users,
     /// Texts by users.
     Posts,
+    /// What users say of posts.
+    Comments,
+    /// What users show of posts.
+    Reactions,
 }

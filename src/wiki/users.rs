@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        parameter::{Header, Query},
+        parameter::{Header, Path, Query},
         problem::Problem,
         text::Text,
     },
@@ -119,7 +119,11 @@ fn key(user: Id) -> Key {
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
     let user = Entity::find_by_id(id).one(app.database()?).await?;
-    user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
+    user.ok_or_else(|| unknown(id))
+}
+
+pub fn unknown(id: Id) -> Problem {
+    Problem::not_found(format!("there is no user {id}"))
 }
 
 pub async fn list(app: &App, page: Page) -> Result<Listed<User>, Problem> {
