@@ -15,9 +15,10 @@ use crate::{
     },
     operations::Operations,
     wiki::{
+        actor::{ById, ByToken},
         comments::{Comments, NewComment, NewOwnComment},
         posts::Posts,
-        reactions::{ById, ByToken, Reactions},
+        reactions::Reactions,
         subjects::OwnUsers,
         users::{AnyUsers, Creation, Users},
     },

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use poem_openapi::{ApiExtractor, Object, types::Example};
 use sea_orm::{
     DbErr, EntityTrait, QuerySelect, QueryTrait, SqlErr,
     sea_query::{Expr, Query, SelectStatement},
@@ -10,13 +11,22 @@ use sea_orm::{
 use crate::{
     database::{error::is_null, insert::Terms, pool::Database},
     http::{
-        authorization::{not_own, unknown},
+        authorization::{By, not_own, unknown},
+        json::{Fields, FromFields, Json},
+        operation::Kind,
+        parameter::Required,
         problem::Problem,
     },
     id::Id,
     identity::Caller,
     request::note_user,
-    wiki::{editing::Writer, posts, subjects::user_of, users},
+    wiki::{
+        editing::Writer,
+        failure::{AddFailure, ChangeFailure},
+        posts,
+        subjects::user_of,
+        users,
+    },
 };
 
 #[derive(Clone)]
@@ -88,5 +98,70 @@ impl Actor {
             Err(problem) => problem,
             Ok(()) => Problem::retry_later("the post, or its user, was made a moment ago"),
         }
+    }
+}
+
+/// How a request that sets or removes something without a body of its own says whose it is.
+pub trait Naming: Clone + Send + Sync + 'static {
+    type Set: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
+    type Unset: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
+    type SetFailure: Kind + Send + Sync;
+}
+
+/// By the user's id.
+#[derive(Clone)]
+pub struct ById;
+
+impl Naming for ById {
+    type Set = Json<Named>;
+    type Unset = Required<Id>;
+    type SetFailure = AddFailure;
+}
+
+/// By the caller's token, and by nothing else.
+#[derive(Clone)]
+pub struct ByToken;
+
+impl Naming for ByToken {
+    type Set = By<Option<Arc<Caller>>>;
+    type Unset = By<Option<Arc<Caller>>>;
+    type SetFailure = ChangeFailure;
+}
+
+/// Whose it is. Unknown fields are ignored.
+#[derive(Object)]
+#[oai(example)]
+pub struct Named {
+    /// The id of the user.
+    user_id: Id,
+}
+
+impl Example for Named {
+    fn example() -> Self {
+        Named { user_id: Id(1) }
+    }
+}
+
+impl FromFields for Named {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { user_id: fields.id("user_id")? })
+    }
+}
+
+impl From<Json<Named>> for Option<Id> {
+    fn from(named: Json<Named>) -> Self {
+        Some(named.0.user_id)
+    }
+}
+
+impl From<Required<Id>> for Option<Id> {
+    fn from(id: Required<Id>) -> Self {
+        Some(id.0)
+    }
+}
+
+impl From<By<Option<Arc<Caller>>>> for Option<Id> {
+    fn from(_: By<Option<Arc<Caller>>>) -> Self {
+        None
     }
 }

@@ -5,7 +5,9 @@ use std::{marker::PhantomData, sync::Arc};
 use poem_openapi::{Object, OpenApi, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
-    ActiveValue::NotSet, ColumnTrait, EntityTrait, QueryFilter, Set, sea_query::ExprTrait,
+    ActiveValue::NotSet,
+    ColumnTrait, EntityTrait, QueryFilter, QueryTrait, Set,
+    sea_query::{Expr, ExprTrait, Query as Select},
 };
 use serde::Serialize;
 
@@ -169,7 +171,11 @@ impl<N> Comments<N> {
 
 async fn find(app: &App, id: Id) -> Result<Comment, Problem> {
     let comment = Entity::find_by_id(id).one(app.database()?).await?;
-    comment.ok_or_else(|| Problem::not_found(format!("there is no comment {id}")))
+    comment.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: Id) -> Problem {
+    Problem::not_found(format!("there is no comment {id}"))
 }
 
 #[OpenApi(tag = "Tag::Comments")]
@@ -276,10 +282,16 @@ impl<N: New> Comments<N> {
             deleted.inc_by(done.rows_affected);
             Ok::<_, Problem>(done.rows_affected > 0)
         });
-        if !done.await? {
-            find(&self.app, id).await?;
-            return Err(not_own(format!("comment {id} is not yours to delete")).into());
+        if done.await? {
+            return Ok(Done::Done);
         }
-        Ok(Done::Done)
+        // Who is told that there is none takes it for deleted.
+        let comment = Entity::find_by_id(id).into_query();
+        let is_there = Select::select().expr_as(Expr::exists(comment), "is_there").to_owned();
+        let found = self.app.database()?.confirm(&is_there).await?.expect("a row");
+        Err(match found.try_get("", "is_there")? {
+            true => not_own(format!("comment {id} is not yours to delete")).into(),
+            false => unknown(id).into(),
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use poem_openapi::Tags;
 
-mod actor;
+pub mod actor;
 pub mod comments;
 mod editing;
 mod failure;

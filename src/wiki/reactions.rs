@@ -3,15 +3,15 @@
 use std::{marker::PhantomData, str::FromStr, sync::Arc};
 
 use poem_openapi::{
-    ApiExtractor, Enum, Object, OpenApi,
+    Enum, Object, OpenApi,
     registry::MetaSchemaRef,
     types::{Example, Type},
 };
 use prometheus::IntCounter;
 use sea_orm::{
-    ActiveEnum, ColumnTrait, Condition, ConnectionTrait, DeriveActiveEnum, EntityTrait, EnumIter,
-    FromQueryResult, Iterable, QueryFilter, QueryTrait, Set,
-    sea_query::{Expr, ExprTrait, OnConflict, Query as Select},
+    ActiveEnum, ColumnTrait, ConnectionTrait, DeriveActiveEnum, EntityTrait, EnumIter,
+    FromQueryResult, Iterable, QueryFilter, Set,
+    sea_query::{Expr, ExprTrait, Func, OnConflict, Query as Select},
 };
 use serde::Serialize;
 
@@ -21,9 +21,8 @@ use crate::{
     http::{
         authorization::By,
         conditional::Found,
-        json::{Fields, FromFields, Json},
-        operation::{self, Done, Failure},
-        parameter::{InPath, InQuery, Path, Required},
+        operation::{Done, Failure},
+        parameter::{InPath, InQuery, Path},
         problem::Problem,
     },
     id::Id,
@@ -31,9 +30,9 @@ use crate::{
     request::to_the_end,
     wiki::{
         Tag,
-        actor::Actor,
+        actor::{Actor, Naming},
         editing::Writer,
-        failure::{AddFailure, ChangeFailure, ReadFailure},
+        failure::{ChangeFailure, ReadFailure},
         posts,
         subjects::user_of,
     },
@@ -144,71 +143,6 @@ impl Example for Counts {
     }
 }
 
-/// How a request that sets a reaction, or removes it, says whose it is.
-pub trait Naming: Clone + Send + Sync + 'static {
-    type Set: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
-    type Unset: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
-    type SetFailure: operation::Kind + Send + Sync;
-}
-
-/// By the user's id.
-#[derive(Clone)]
-pub struct ById;
-
-impl Naming for ById {
-    type Set = Json<Reactor>;
-    type Unset = Required<Id>;
-    type SetFailure = AddFailure;
-}
-
-/// By the caller's token, and by nothing else.
-#[derive(Clone)]
-pub struct ByToken;
-
-impl Naming for ByToken {
-    type Set = By<Option<Arc<Caller>>>;
-    type Unset = By<Option<Arc<Caller>>>;
-    type SetFailure = ChangeFailure;
-}
-
-/// Who reacts. Unknown fields are ignored.
-#[derive(Object)]
-#[oai(example)]
-pub struct Reactor {
-    /// The id of the user.
-    user_id: Id,
-}
-
-impl Example for Reactor {
-    fn example() -> Self {
-        Reactor { user_id: Id(1) }
-    }
-}
-
-impl FromFields for Reactor {
-    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { user_id: fields.id("user_id")? })
-    }
-}
-
-impl From<Json<Reactor>> for Option<Id> {
-    fn from(reactor: Json<Reactor>) -> Self {
-        Some(reactor.0.user_id)
-    }
-}
-
-impl From<Required<Id>> for Option<Id> {
-    fn from(id: Required<Id>) -> Self {
-        Some(id.0)
-    }
-}
-
-impl From<By<Option<Arc<Caller>>>> for Option<Id> {
-    fn from(_: By<Option<Arc<Caller>>>) -> Self {
-        None
-    }
-}
-
 #[derive(Clone)]
 pub struct Reactions<N> {
     app: Arc<App>,
@@ -232,14 +166,6 @@ impl<N> Reactions<N> {
     }
 }
 
-/// A user's reaction to a post.
-fn is(post: Id, actor: &Actor, kind: Kind) -> Condition {
-    Condition::all()
-        .add(Column::PostId.eq(post))
-        .add(Expr::col(Column::UserId).eq(actor.user()))
-        .add(Column::Kind.eq(kind))
-}
-
 #[OpenApi(tag = "Tag::Reactions")]
 impl<N: Naming> Reactions<N> {
     /// Count a post's reactions
@@ -259,8 +185,8 @@ impl<N: Naming> Reactions<N> {
         }
         if let Some(caller) = &caller.0 {
             let own = Expr::SubQuery(None, Box::new(user_of(caller).into()));
-            let mine = "string_agg(kind, ' ') FILTER (WHERE user_id = $1)";
-            select.expr_as(Expr::cust_with_expr(mine, own), "mine");
+            let mine = Expr::case(Expr::col(Column::UserId).eq(own), Expr::col(Column::Kind));
+            select.expr_as(Func::cust("string_agg").arg(mine).arg(" "), "mine");
         }
         let row = self.app.database()?.query_one(&select).await?.expect("a row");
         if !row.try_get("", "has_post")? {
@@ -299,10 +225,8 @@ impl<N: Naming> Reactions<N> {
         let (database, set) = (self.app.database()?, self.set.clone());
         match database.insert_on(terms, reaction, None, move |_| set.inc()).await {
             Ok(Inserted::Row(reaction)) => actor.note(reaction.user_id),
-            Ok(_) => {
-                let there = Entity::find().filter(is(post, &actor, kind)).into_query();
-                database.confirm(&there).await?;
-            }
+            // It was there. Who is told so takes it for kept.
+            Ok(_) => actor.check(database, post).await?,
             Err(error) => return Err(actor.problem(error, database, post).await.into()),
         }
         Ok(Done::Done)
@@ -324,7 +248,10 @@ impl<N: Naming> Reactions<N> {
     ) -> Result<Done, Failure<ChangeFailure>> {
         let (post, kind) = (id.0, kind.0);
         let actor = Actor::of(writer.0, user_id.into())?;
-        let delete = Entity::delete_many().filter(is(post, &actor, kind));
+        let delete = Entity::delete_many()
+            .filter(Column::PostId.eq(post))
+            .filter(Expr::col(Column::UserId).eq(actor.user()))
+            .filter(Column::Kind.eq(kind));
         let (app, unset) = (self.app.clone(), self.unset.clone());
         let removed = to_the_end(async move {
             let done = delete.exec(app.database()?).await?;

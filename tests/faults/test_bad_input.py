@@ -379,11 +379,11 @@ def test_any_text_comes_back_as_sent(
 
 
 @pytest.mark.parametrize(
-    ("phases", "callers"),
+    ("phases", "editing"),
     [
-        ("examples,coverage", "anybody"),
-        ("fuzzing,stateful", "anybody"),
-        ("examples,coverage,fuzzing", "known"),
+        ("examples,coverage", "off"),
+        ("examples,coverage,fuzzing,stateful", "anyone"),
+        ("examples,coverage,fuzzing", "users"),
     ],
 )
 def test_schemathesis_finds_nothing(
@@ -391,14 +391,14 @@ def test_schemathesis_finds_nothing(
     start_service: StartService,
     figures: Figures,
     phases: str,
-    callers: str,
+    editing: str,
     long: bool,
     tmp_path: Path,
     issuer: Issuer,
 ) -> None:
-    variables, header = {}, ()
-    if callers == "known":
-        variables = issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
+    variables, header = {"EDITING": editing}, ()
+    if editing == "users":
+        variables |= issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
         header = ("--header", f"Authorization: Bearer {issuer.token(scope=ADMIN)}")
     service = start_service(database, RUST_LOG="warn", SEARCH="true", **variables)
     schemathesis = Path(sys.executable).parent / "schemathesis"
