@@ -80,9 +80,7 @@
           verify = app (callPackage ./nix/release/verify.nix {
             inherit release-chart;
           }) "Compare what a registry serves with what this source gives";
-          probe = app (callPackage ./nix/probe.nix
-            { }
-          ) "Create a user and a post at a URL, and read them back";
+          probe = app (callPackage ./nix/probe.nix { }) "Walk the API at a URL, as far as it is switched on";
         }
       );
 

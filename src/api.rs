@@ -15,9 +15,12 @@ use crate::{
     },
     operations::Operations,
     wiki::{
+        actor::{ById, ByToken},
+        comments::{Comments, NewComment, NewOwnComment},
         diff::Diffs,
         post::OnePost,
         posts::Posts,
+        reactions::Reactions,
         revisions::Revisions,
         subjects::OwnUsers,
         user::OneUser,
@@ -48,8 +51,9 @@ pub fn routes(
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
     let posts = (Posts::new(app), OnePost::new(app), Revisions(app.clone()), Diffs::new(app));
-    let others = (OneUser::new(app), posts, Operations(app.clone()), Index);
-    let open = document((Operations(app.clone()), Index)).spec();
+    let others = (OneUser::new(app), posts);
+    let last = (Operations(app.clone()), Index);
+    let open = document(last.clone()).spec();
     let open = Route::of_document(&open, &Terms::default());
     let mut terms = Terms {
         open: open.into_iter().map(|route| route.template).collect(),
@@ -58,13 +62,15 @@ pub fn routes(
     };
     match config.auth_issuer.as_str() {
         "" => {
-            let resources = (AnyUsers(Creation::new(app)), others);
+            let talk = (Comments::<NewComment>::new(app), Reactions::<ById>::new(app));
+            let resources = (AnyUsers(Creation::new(app)), others, talk, last);
             let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Anybodys(endpoint), paths)
         }
         issuer => {
             terms.security = Some(Security { issuer: issuer.to_owned(), read: config.auth_read });
-            let resources = (OwnUsers(Creation::new(app)), others);
+            let talk = (Comments::<NewOwnComment>::new(app), Reactions::<ByToken>::new(app));
+            let resources = (OwnUsers(Creation::new(app)), others, talk, last);
             let (endpoint, paths) = assemble(resources, terms, config.editing);
             (Api::Callers(endpoint), paths)
         }

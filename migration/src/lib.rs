@@ -17,6 +17,7 @@ mod m20261124_000001_users_and_posts;
 mod m20261127_000002_idempotency;
 mod m20261127_000003_identity;
 mod m20261127_000004_editing;
+mod m20261127_000005_comments_and_reactions;
 pub mod search;
 
 pub use columns::check_columns;
@@ -60,6 +61,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000002_idempotency::Migration),
             Box::new(m20261127_000003_identity::Migration),
             Box::new(m20261127_000004_editing::Migration),
+            Box::new(m20261127_000005_comments_and_reactions::Migration),
         ]
     }
 

@@ -1,12 +1,14 @@
 //! What others have written, and may not have been told of: a commit whose wait for a synchronous standby
 //! was cut off is visible, and may still be lost. To tell of it would acknowledge it.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, sea_query::SelectStatement,
+};
 
 use crate::database::pool::Database;
 
 /// By this expression a statement on PostgreSQL has a commit of its own, which waits.
-pub const COMMIT: &str = "pg_logical_emit_message(true, 'wiki-service', '')::text";
+const COMMIT: &str = "pg_logical_emit_message(true, 'wiki-service', '')::text";
 
 impl Database {
     /// Waits until a synchronous standby, if there is to be one, has what is visible.
@@ -18,5 +20,20 @@ impl Database {
             self.query_one_raw(Statement::from_string(backend, commit)).await?;
         }
         Ok(())
+    }
+
+    /// What is found, once a synchronous standby has it.
+    pub async fn find_confirmed(
+        &self,
+        select: &SelectStatement,
+    ) -> Result<Option<QueryResult>, DbErr> {
+        let backend = self.get_database_backend();
+        let commit = match backend {
+            DbBackend::Postgres => format!(", {COMMIT}"),
+            _ => String::new(),
+        };
+        let mut found = backend.build(select);
+        found.sql = format!("WITH found AS ({}) SELECT *{commit} FROM found", found.sql);
+        self.query_one_raw(found).await
     }
 }

@@ -85,6 +85,11 @@ fn is_missing(error: &DbErr, postgres: &str, sqlite: &str) -> bool {
     }
 }
 
+/// Whether a value is missing that has to be there, as a subquery may have found none.
+pub fn is_null(error: &DbErr) -> bool {
+    is_missing(error, "23502", "NOT NULL constraint failed")
+}
+
 /// Whether the user may not do it.
 pub fn is_forbidden(error: &DbErr) -> bool {
     matches!(cause(error), Some(sqlx::Error::Database(e)) if e.code().is_some_and(|c| c == "42501"))

@@ -1,15 +1,12 @@
 //! Rows that are inserted, whether or not their requests are given up meanwhile.
 
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, FromQueryResult,
-    IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement,
+    ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic,
+    IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr,
     sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
 };
 
-use crate::{
-    database::{confirm::COMMIT, pool::Database},
-    request,
-};
+use crate::{database::pool::Database, request};
 
 /// The columns by which a row is written once. No entity has them: nobody is shown them.
 const KEY: &str = "idempotency_key";
@@ -114,27 +111,18 @@ impl Database {
     }
 
     /// The row that was written by the key of `once`, with the fields that were sent: it may have been
-    /// changed since. To be told of it acknowledges it, so on PostgreSQL this has a commit that waits.
+    /// changed since. To be told of it acknowledges it, so this waits for a synchronous standby.
     async fn find_first<A: ActiveModelTrait>(
         &self,
         mut row: A,
         once: Once<A::Entity>,
     ) -> Result<Inserted<<A::Entity as EntityTrait>::Model>, DbErr> {
-        let backend = self.get_database_backend();
-        let commit = match backend {
-            DbBackend::Postgres => format!(", {COMMIT}"),
-            _ => String::new(),
-        };
-        let table = A::Entity::default().table_name();
-        let columns: Vec<_> = columns::<A::Entity>().chain([FIELDS]).collect();
-        let columns = columns.join(", ");
-        // Statements that begin with SELECT are taken for reads.
-        let find = format!(
-            "WITH first AS (SELECT {columns} FROM {table} WHERE {KEY} = $1) \
-             SELECT {columns}{commit} FROM first"
-        );
-        let find = Statement::from_sql_and_values(backend, find, [once.key.to_vec().into()]);
-        let Some(found) = self.query_one_raw(find).await? else { return Ok(Inserted::Nothing) };
+        let find = Query::select()
+            .columns(columns::<A::Entity>().chain([FIELDS]))
+            .from(A::Entity::default())
+            .and_where(Expr::col(KEY).eq(once.key.to_vec()))
+            .to_owned();
+        let Some(found) = self.find_confirmed(&find).await? else { return Ok(Inserted::Nothing) };
         let fields: Option<Vec<u8>> = found.try_get("", FIELDS)?;
         if fields.as_deref() != Some(&once.fields) {
             return Ok(Inserted::KeyUsed);

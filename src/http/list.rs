@@ -16,7 +16,7 @@ use crate::{
     http::{
         conditional::{self, NO_CACHE},
         json::Rendered,
-        parameter::{InQuery, Query},
+        parameter::{InPath, InQuery, Query},
     },
     id::Id,
 };
@@ -54,6 +54,10 @@ impl InQuery for Id {
     fn schema() -> MetaSchemaRef {
         Self::schema_ref()
     }
+}
+
+impl InPath for Id {
+    const NAME: &str = "id";
 }
 
 /// Which page of a list is asked for.

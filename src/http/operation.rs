@@ -35,10 +35,10 @@ impl<T: Type + Serialize> Created<T> {
     }
 }
 
-/// 204: what was there is not any more.
+/// 204.
 #[derive(ApiResponse)]
-pub enum Deleted {
-    /// It is gone.
+pub enum Done {
+    /// It is done.
     #[oai(status = 204)]
     Done,
 }

@@ -1,4 +1,4 @@
-//! Parameters of operations beside those in the path: in the query, and in the head.
+//! Parameters of operations: in the path, in the query, and in the head.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -9,6 +9,44 @@ use poem_openapi::{
 };
 
 use crate::http::problem::{Invalid, Problem};
+
+/// What can stand in a path, where it is the only parameter of its kind.
+pub trait InPath: InQuery {
+    const NAME: &str;
+}
+
+/// A parameter in the path.
+pub struct Path<T>(pub T);
+
+impl<'a, T: InPath> ApiExtractor<'a> for Path<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = T;
+    type ParamRawType = T;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Path)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(T::schema())
+    }
+
+    /// The options name it by its place.
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<T>,
+    ) -> Result<Self> {
+        let value = request.raw_path_param(options.name).unwrap_or_default();
+        let name = T::NAME;
+        value.parse().map(Self).map_err(|wanted| {
+            let detail = format!("the {name} in the path must be {wanted}");
+            Problem::invalid(vec![Invalid { pointer: format!("#/path/{name}"), detail }]).into()
+        })
+    }
+}
 
 /// What can stand in a query. What is wrong with a text, its [`FromStr`] says as what to give instead.
 pub trait InQuery: FromStr<Err: Display> {
@@ -53,6 +91,39 @@ impl<'a, T: InQuery> ApiExtractor<'a> for Query<T> {
         };
         let pointer = format!("#/query/{name}");
         Err(Problem::invalid(vec![Invalid { pointer, detail: wrong }]).into())
+    }
+}
+
+/// A parameter of the query that has to be given.
+pub struct Required<T>(pub T);
+
+impl<'a, T: InQuery + Send> ApiExtractor<'a> for Required<T> {
+    const TYPES: &'static [ApiExtractorType] = Query::<T>::TYPES;
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = T;
+    type ParamRawType = T;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Query::<T>::param_in()
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Query::<T>::param_schema_ref()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<T>,
+    ) -> Result<Self> {
+        let name = options.name;
+        let Query(value) = Query::from_request(request, body, options).await?;
+        value.map(Self).ok_or_else(|| {
+            let wanted = T::from_str("").err().map(|wanted| format!(": give {wanted}"));
+            let detail = format!("{name} is missing{}", wanted.unwrap_or_default());
+            Problem::invalid(vec![Invalid { pointer: format!("#/query/{name}"), detail }]).into()
+        })
     }
 }
 

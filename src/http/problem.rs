@@ -7,11 +7,11 @@ use poem::{
     error::{MethodNotAllowedError, NotFoundError, ResponseError},
     http::StatusCode,
 };
-use poem_openapi::{Object, error::ParsePathError};
+use poem_openapi::Object;
 use sea_orm::DbErr;
 use serde::Serialize;
 
-use crate::{database::error as database, id::Id, identity::Refusal, request};
+use crate::{database::error as database, identity::Refusal, request};
 
 /// What went wrong with a request (RFC 9457).
 #[derive(Clone, Debug, Object, Serialize)]
@@ -47,7 +47,7 @@ pub struct Problem {
 #[derive(Clone, Debug, Object, Serialize)]
 #[oai(read_only_all)]
 pub struct Invalid {
-    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/id`,
+    /// Where: a JSON Pointer (RFC 6901) into the body as a URI fragment, or `#/path/NAME`,
     /// `#/query/NAME`, `#/header/NAME`.
     pub pointer: String,
     /// What is wrong there.
@@ -118,11 +118,6 @@ impl Problem {
     pub fn from_error(error: &poem::Error) -> Self {
         if let Some(problem) = error.downcast_ref::<Self>() {
             return problem.clone();
-        }
-        if error.is::<ParsePathError>() {
-            // Every parameter in a path is an id; poem-openapi has forgotten its name by now.
-            let detail = format!("the id in the path must be {}", Id::RANGE);
-            return Self::invalid(vec![Invalid { pointer: "#/path/id".into(), detail }]);
         }
         if error.is::<NotFoundError>() {
             return Self::new(

@@ -26,7 +26,10 @@ pub struct Security {
 
 const REFUSALS: [(StatusCode, &str); 2] = [
     (StatusCode::UNAUTHORIZED, "No token, or one that is not valid."),
-    (StatusCode::FORBIDDEN, "The token does not allow this: it lacks a scope, or is another's."),
+    (
+        StatusCode::FORBIDDEN,
+        "The token does not allow this: it lacks a scope, or is another's. Or `EDITING` does not.",
+    ),
 ];
 const TOO_MANY: (StatusCode, &str) =
     (StatusCode::TOO_MANY_REQUESTS, "Too many requests from this address, or of this subject.");

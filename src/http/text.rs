@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// A text of 1 to `MAX` characters that holds no NUL, which PostgreSQL cannot store, and is not blank,
 /// unless it `MAY_BE_BLANK`.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Text<const MAX: usize, const MAY_BE_BLANK: bool = false>(pub String);
 
 pub const WITHOUT_NUL: &str = "^[^\\x00]*$";

@@ -88,7 +88,7 @@ pub struct Change {
 }
 
 /// What came of it.
-pub enum Done {
+pub enum Made {
     Written(QueryResult),
     /// The post had this text before.
     Before(Post),
@@ -114,13 +114,13 @@ impl Change {
         Self { id, if_match, caller: Some(caller), is_own, content: None }
     }
 
-    pub async fn make(self, database: &Database) -> Result<Done, Problem> {
+    pub async fn make(self, database: &Database) -> Result<Made, Problem> {
         let mut seen = None;
         for _ in 0..TRIES {
             if let Some(condition) = self.condition(seen.as_ref())
                 && let Some(row) = self.write(condition, database).await?
             {
-                return Ok(Done::Written(row));
+                return Ok(Made::Written(row));
             }
             let Some(found) = self.look(database).await? else {
                 if self.content.is_none() {
@@ -131,7 +131,7 @@ impl Change {
             self.check(&found)?;
             if self.content.as_ref().is_some_and(|content| *content == found.post.content) {
                 database.confirm().await?;
-                return Ok(Done::Before(found.post));
+                return Ok(Made::Before(found.post));
             }
             seen = Some(found);
         }

@@ -6,7 +6,7 @@ use crate::http::operation::{
     CUT_SHORT, INTERNAL, INVALID, Kind, NOT_JSON, Status, TOO_LARGE, TOO_SLOW, UNAVAILABLE,
 };
 
-const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "No such user or post.");
+const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "There is nothing by this id.");
 
 const SWITCHED_OFF: Status = (StatusCode::FORBIDDEN, "`EDITING` does not allow this.");
 const CHANGED: Status =
@@ -105,4 +105,26 @@ impl Kind for DeleteUserFailure {
         INTERNAL,
         UNAVAILABLE,
     ];
+}
+
+/// Adding by a body what belongs to a post and to a user.
+pub struct AddFailure;
+impl Kind for AddFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        SWITCHED_OFF,
+        NOT_FOUND,
+        TOO_SLOW,
+        TOO_LARGE,
+        NOT_JSON,
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// Changing, without a body, what is there.
+pub struct ChangeFailure;
+impl Kind for ChangeFailure {
+    const STATUSES: &[Status] = &[SWITCHED_OFF, NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
 }

@@ -2,12 +2,15 @@
 
 use poem_openapi::Tags;
 
+pub mod actor;
 mod change;
+pub mod comments;
 pub mod diff;
 mod editing;
 mod failure;
 pub mod post;
 pub mod posts;
+pub mod reactions;
 pub mod revisions;
 mod search;
 pub mod subjects;
@@ -21,4 +24,8 @@ enum Tag {
     Users,
     /// Texts by users.
     Posts,
+    /// What users say of posts.
+    Comments,
+    /// What users show of posts.
+    Reactions,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, types::Example};
 use prometheus::IntCounter;
 use sea_orm::FromQueryResult;
 use serde::Serialize;
@@ -14,8 +14,8 @@ use crate::{
         cache::Fresh,
         conditional::{Found, IfMatch, MustMatch},
         json::{Fields, FromFields, Json, Rendered},
-        operation::{Deleted, Failure},
-        parameter::{Header, Query},
+        operation::{Done, Failure},
+        parameter::{Header, Path, Query},
         problem::Problem,
         text::Text,
     },
@@ -23,7 +23,7 @@ use crate::{
     request::{note_user, to_the_end},
     wiki::{
         Tag,
-        change::{Change, Done, State},
+        change::{Change, Made, State},
         editing::{Owner, Writer},
         failure::{DeleteFailure, EditFailure, ReadFailure},
         posts::{Post, find, key},
@@ -74,7 +74,7 @@ impl OnePost {
         }
     }
 
-    async fn change(&self, change: Change) -> Result<Done, Problem> {
+    async fn change(&self, change: Change) -> Result<Made, Problem> {
         let done = change.make(self.app.database()?).await;
         if done.as_ref().is_err_and(|problem| problem.is_conflict()) {
             self.conflicts.inc();
@@ -131,7 +131,7 @@ impl OnePost {
         let edit = Change::edit(id, new.0.content.0, writer, if_match.0.0);
         let post = to_the_end(async move {
             let post = match this.change(edit).await? {
-                Done::Written(row) => {
+                Made::Written(row) => {
                     this.edited.inc();
                     this.app.cache.forget(&key(id));
                     if let Some(editor) = row.try_get::<Option<Id>>("", "editor_id")? {
@@ -139,7 +139,7 @@ impl OnePost {
                     }
                     Post::from_query_result(&row, "")?
                 }
-                Done::Before(post) => post,
+                Made::Before(post) => post,
             };
             Ok::<_, Problem>(post)
         });
@@ -158,7 +158,7 @@ impl OnePost {
         /// An `ETag` that the post has to have still; several; or `*`.
         #[oai(name = "If-Match")]
         if_match: Header<IfMatch>,
-    ) -> Result<Deleted, Failure<DeleteFailure>> {
+    ) -> Result<Done, Failure<DeleteFailure>> {
         let (this, id) = (self.clone(), id.0);
         let deletion = Change::deletion(id, owner, if_match.0);
         let deleted = to_the_end(async move {
@@ -168,6 +168,6 @@ impl OnePost {
             Ok::<_, Problem>(())
         });
         deleted.await?;
-        Ok(Deleted::Done)
+        Ok(Done::Done)
     }
 }

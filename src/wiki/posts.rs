@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use migration::POSTS_OF_USER;
-use poem_openapi::{Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Set, SqlErr,
-    sea_query::{Expr, Func},
+    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, QuerySelect,
+    QueryTrait, Set, SqlErr,
+    sea_query::{Expr, Func, SelectStatement},
 };
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        parameter::{Header, Query},
+        parameter::{Header, Path, Query},
         problem::Problem,
         text::Text,
     },
@@ -172,6 +173,17 @@ pub async fn find(app: &App, id: Id) -> Result<Post, Problem> {
 
 pub fn unknown(id: Id) -> Problem {
     Problem::not_found(format!("there is no post {id}"))
+}
+
+/// The id of a post, if there is such a post.
+pub fn select(id: Id) -> SelectStatement {
+    Entity::find_by_id(id).select_only().column(Column::PostId).into_query()
+}
+
+/// A 404, if there is no such post.
+pub async fn check(app: &App, id: Id) -> Result<(), Problem> {
+    let found = app.database()?.query_one(&select(id)).await?;
+    found.map(drop).ok_or_else(|| unknown(id))
 }
 
 #[OpenApi(tag = "Tag::Posts")]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, param::Path};
+use poem_openapi::{Object, OpenApi};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, QueryResult, Statement, Value};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::{
     http::{
         list::{Limit, Listed, Page},
         operation::Failure,
-        parameter::Query,
+        parameter::{Path, Query},
         problem::Problem,
         text::OrNull,
     },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use migration::{USERS_KEY, USERS_SUBJECT};
 use poem::http::StatusCode;
-use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, types::Example};
 use sea_orm::{
     ActiveValue::NotSet,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
@@ -24,8 +24,8 @@ use crate::{
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
-        operation::{Created, Failure},
-        parameter::{self, Header},
+        operation::{Created, Done, Failure},
+        parameter::{self, Header, Path},
         problem::Problem,
         text::{OrNull, Text},
     },
@@ -88,13 +88,6 @@ impl FromFields for NewSubject {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         fields.nullable_text("subject").map(|subject| Self { subject })
     }
-}
-
-#[derive(ApiResponse)]
-enum Bound {
-    /// It is done.
-    #[oai(status = 204)]
-    Done,
 }
 
 /// Users while each is its caller's own.
@@ -186,7 +179,7 @@ impl OwnUsers {
         /// The user's id.
         id: Path<Id>,
         new: Json<NewSubject>,
-    ) -> Result<Bound, Failure<BindFailure>> {
+    ) -> Result<Done, Failure<BindFailure>> {
         let id = id.0;
         let app = self.0.app.clone();
         let bound = to_the_end(async move {
@@ -201,7 +194,7 @@ impl OwnUsers {
             }
         });
         match bound.await? {
-            true => Ok(Bound::Done),
+            true => Ok(Done::Done),
             false => Err(Problem::not_found(format!("there is no user {id}")).into()),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use migration::POSTS_OF_USER;
 use poem::http::StatusCode;
-use poem_openapi::{OpenApi, param::Path};
+use poem_openapi::OpenApi;
 use prometheus::IntCounter;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -18,8 +18,8 @@ use crate::{
         authorization::{By, not_own},
         cache::Fresh,
         conditional::Found,
-        operation::{Deleted, Failure},
-        parameter::Header,
+        operation::{Done, Failure},
+        parameter::{Header, Path},
         problem::Problem,
     },
     id::Id,
@@ -140,7 +140,7 @@ impl OneUser {
         By(owner): By<Owner>,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Deleted, Failure<DeleteUserFailure>> {
+    ) -> Result<Done, Failure<DeleteUserFailure>> {
         let (this, Owner(caller), id) = (self.clone(), owner, id.0);
         let deleted = to_the_end(async move {
             if !this.delete_for(&caller, id).await? {
@@ -151,7 +151,7 @@ impl OneUser {
             Ok(())
         });
         deleted.await?;
-        Ok(Deleted::Done)
+        Ok(Done::Done)
     }
 
     /// Read a user, by the predecessor's path

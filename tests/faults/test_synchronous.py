@@ -13,7 +13,7 @@ from support.databases import Postgres, PostgresDatabase
 from support.editing import history, put, tag
 from support.ledger import Ledger
 from support.service import StartService
-from support.tokens import as_
+from support.tokens import Issuer, as_
 from support.wait import wait_until
 
 LIMIT = 2.5
@@ -48,6 +48,12 @@ def set_standbys(server: Postgres, names: str) -> None:
 @pytest.fixture
 def database(own_postgres: Postgres) -> PostgresDatabase:
     return own_postgres.create_database()
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    with tokens.issuer() as one:
+        yield one
 
 
 def test_writes_that_wait_in_vain_take_no_more_than_the_pool(
@@ -181,6 +187,35 @@ def test_a_deletion_is_told_of_when_a_standby_has_it(
                 problem(client.get(path), 404)
                 problem(client.delete(path), 503)
             problem(client.delete(path), 404)
+
+
+@pytest.mark.parametrize("write", ["set", "unset", "delete"])
+def test_what_was_done_before_is_acknowledged_when_a_standby_has_it(
+    database: PostgresDatabase, start_service: StartService, issuer: Issuer, write: str
+) -> None:
+    """As a repeat of a try that did not wait to the end: nothing is left for it to write."""
+    service = start_service(database, EDITING="users", **issuer.variables)
+    ada = as_(service, issuer.token("ada"))
+    post = create_post(ada, create_user(ada)["id"])["post_id"]
+    reaction = f"/posts/{post}/reactions/heart"
+    made = ada.post(f"/posts/{post}/comments", json={"content": "Notes"}).json()
+    assert write == "set" or ada.put(reaction).status_code == 204
+
+    def send() -> httpx.Response:
+        if write == "delete":
+            return ada.delete(f"/comments/{made['comment_id']}")
+        return ada.request("PUT" if write == "set" else "DELETE", reaction)
+
+    with no_standby(database.server):
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(send)
+            wait_until(lambda: database.execute(f"SELECT 1 {WAITING}"), "the commit to wait")
+            database.execute(f"SELECT pg_cancel_backend(pid) {WAITING}")
+            problem(pending.result(), 503)
+        problem(send(), 503)
+        assert ada.get(f"/posts/{post}").status_code == 200
+    answer = wait_until(lambda: (a := send()).status_code != 503 and a, "a standby")
+    assert answer.status_code == (404 if write == "delete" else 204)
 
 
 def test_a_start_that_waits_for_a_standby_ends_at_its_limit(

@@ -229,7 +229,7 @@ def test_a_new_key_is_one_statement(
         before = len(own_postgres.log)
         assert send().status_code == 201
         lines = own_postgres.log[before:].splitlines()
-        return [line for line in lines if "INSERT INTO" in line or "WITH first" in line]
+        return [line for line in lines if "INSERT INTO" in line or "WITH found" in line]
 
     (insert,) = statements(lambda: service.client.post(path, json=body))
     assert "idempotency" not in insert

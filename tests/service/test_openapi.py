@@ -31,6 +31,17 @@ OPERATIONS = {
     ("GET", "/posts/{id}/revisions"): {"200", "304", "404", "422", "500", "503"},
     ("GET", "/posts/{id}/diff"): {"200", "404", "422", "500", "503"},
     ("DELETE", "/users/{id}"): {"204", "403", "404", "409", "422", "500", "503"},
+    ("GET", "/posts/{id}/comments"): {"200", "304", "404", "422", "500", "503"},
+    ("POST", "/posts/{id}/comments"): {
+        *("201", "400", "403", "404", "408", "413", "415", "422", "500", "503")
+    },
+    ("GET", "/comments/{id}"): {"200", "304", "404", "422", "500", "503"},
+    ("DELETE", "/comments/{id}"): {"204", "403", "404", "422", "500", "503"},
+    ("GET", "/posts/{id}/reactions"): {"200", "304", "404", "422", "500", "503"},
+    ("PUT", "/posts/{id}/reactions/{kind}"): {
+        *("204", "400", "403", "404", "408", "413", "415", "422", "500", "503")
+    },
+    ("DELETE", "/posts/{id}/reactions/{kind}"): {"204", "403", "404", "422", "500", "503"},
 }
 
 
@@ -64,7 +75,7 @@ def test_ids_are_all_that_64_bits_hold(document: dict[str, Any]) -> None:
 
 def test_users_and_posts_come_first(api: httpx.Client, document: dict[str, Any]) -> None:
     """In the pages, too, which show what they hold in its order."""
-    order = ["Users", "Posts", "Operations"]
+    order = ["Users", "Posts", "Comments", "Reactions", "Operations"]
     assert [tag["name"] for tag in document["tags"]] == order
     operations = [o for item in document["paths"].values() for o in item.values()]
     assert list(dict.fromkeys(o["tags"][0] for o in operations)) == order
