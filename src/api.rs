@@ -15,6 +15,9 @@ use crate::{
     },
     operations::Operations,
     wiki::{
+        attachments::Attachments,
+        media::Media,
+        pictures::Pictures,
         posts::Posts,
         subjects::OwnUsers,
         users::{AnyUsers, Creation, Users},
@@ -43,7 +46,15 @@ pub fn routes(
     app: &Arc<App>,
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
-    let others = (Users(app.clone()), Posts::new(app), Operations(app.clone()), Index);
+    let media = Media::new(app);
+    let others = (
+        Users(app.clone()),
+        Pictures::new(&media),
+        Posts::new(app),
+        Attachments::new(&media),
+        Operations(app.clone()),
+        Index,
+    );
     let open = document((Operations(app.clone()), Index)).spec();
     let open = Route::of_document(&open, &Terms::default());
     let mut terms = Terms {

@@ -16,6 +16,7 @@ mod indexes;
 mod m20261124_000001_users_and_posts;
 mod m20261127_000002_idempotency;
 mod m20261127_000003_identity;
+mod m20261127_000006_media;
 pub mod search;
 
 pub use columns::check_columns;
@@ -58,6 +59,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000001_users_and_posts::Migration),
             Box::new(m20261127_000002_idempotency::Migration),
             Box::new(m20261127_000003_identity::Migration),
+            Box::new(m20261127_000006_media::Migration),
         ]
     }
 

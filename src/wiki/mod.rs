@@ -2,8 +2,11 @@
 
 use poem_openapi::Tags;
 
+pub mod attachments;
 mod editing;
 mod failure;
+pub mod media;
+pub mod pictures;
 pub mod posts;
 mod search;
 pub mod subjects;
