@@ -1,19 +1,18 @@
 //! Files that hang on posts, ten at most on each.
 
-use poem::http::{HeaderMap, StatusCode};
+use poem::http::HeaderMap;
 use poem_openapi::{Object, OpenApi, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, DerivePartialModel, EntityTrait, Order, QueryFilter, QuerySelect, Set, SqlErr,
-    sea_query::{Expr, ExprTrait, Func, Query},
+    ColumnTrait, DerivePartialModel, EntityTrait, QueryFilter, QuerySelect, Set, SqlErr,
+    sea_query::{Expr, ExprTrait, Query},
 };
 use serde::Serialize;
 
 use crate::{
     clock::Time,
-    config::Editing,
-    database::insert::{Inserted, Terms},
+    database::insert::Inserted,
     http::{
         authorization::{By, not_own},
         blob::Blob,
@@ -33,7 +32,7 @@ use crate::{
         editing::{Owner, Writer},
         failure::{DeleteMediaFailure, ReadFailure, ReadMediaFailure, WriteAttachmentFailure},
         media::{self, Deleted, Media},
-        posts,
+        slots,
         subjects::user_of,
     },
 };
@@ -62,7 +61,7 @@ mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-use entity::{ActiveModel, Column, Entity};
+pub use entity::{ActiveModel, Column, Entity};
 
 /// A file that hangs on a post.
 #[derive(DerivePartialModel, Object, Serialize)]
@@ -105,8 +104,6 @@ impl Example for Attachment {
     }
 }
 
-/// How many attachments a post has at most: each is in a slot of its own.
-const SLOTS: i32 = 10;
 /// What a file is called whose sender has not said it.
 const UNNAMED: &str = "attachment";
 
@@ -126,51 +123,6 @@ impl Attachments {
             deleted: counter("attachments_deleted_total", "Attachments deleted since the start"),
         }
     }
-
-    /// Why nothing was added to this post.
-    async fn refusal(&self, by: &Writer, post: Id) -> Result<Problem, Problem> {
-        let database = self.media.app.database()?;
-        let author = posts::author(database, post).await?;
-        if let Some(caller) = &by.caller {
-            let own = media::own_user(database, caller).await?;
-            if by.editing == Editing::Author && !caller.is_admin && own != author {
-                return Ok(not_own(format!("post {post} is not yours to add to")));
-            }
-        }
-        let detail = format!("post {post} has {SLOTS} attachments, which is the most");
-        Ok(Problem::new(StatusCode::CONFLICT, detail))
-    }
-}
-
-/// The terms on which a file is added to `post`: in a slot that is free, as the caller's own.
-fn terms(by: &Writer, post: Id) -> Terms {
-    let taken = Query::select()
-        .column("slot")
-        .from(Entity)
-        .and_where(Expr::col(Column::PostId).eq(post))
-        .to_owned();
-    let free = Query::select()
-        .column("column1")
-        .from_values(1..=SLOTS, "slots")
-        .and_where(Expr::col("column1").not_in_subquery(taken))
-        .to_owned();
-    // Any of them: of several at a time, each is to find another one.
-    let one = free.clone().order_by_expr(Func::random().into(), Order::Asc).limit(1).to_owned();
-    let mut terms = Terms {
-        beside: vec![("slot", one.into())],
-        condition: Some(Expr::exists(free)),
-        unique: None,
-    };
-    if let Some(caller) = &by.caller {
-        let own = user_of(caller);
-        let may = match by.editing {
-            Editing::Author if !caller.is_admin => posts::is_by(post, own.clone()),
-            _ => Expr::exists(own.clone()),
-        };
-        terms.beside.push(("owner_id", own.into()));
-        terms.condition = terms.condition.map(|free| free.and(may));
-    }
-    terms
 }
 
 #[OpenApi(tag = "Tag::Posts")]
@@ -194,8 +146,8 @@ impl Attachments {
         let filename = filename.0.0.unwrap_or_else(|| UNNAMED.into());
         let database = self.media.app.database()?;
         // Each conflict is a slot that somebody else has taken.
-        for _ in 0..SLOTS {
-            let mut terms = terms(&by, post);
+        for _ in 0..slots::COUNT {
+            let mut terms = slots::terms(&by, post);
             terms.beside.extend(media::columns(&file.bytes).0);
             let row = ActiveModel {
                 attachment_id: NotSet,
@@ -235,7 +187,7 @@ impl Attachments {
             let location = format!("../../attachments/{}", attachment.attachment_id);
             return Ok(Created::at(location, &attachment));
         }
-        Err(self.refusal(&by, post).await?.into())
+        Err(slots::refusal(database, &by, post).await?.into())
     }
 
     /// List a post's attachments
@@ -257,7 +209,7 @@ impl Attachments {
         let attachments = page.of(attachments, Column::AttachmentId).into_partial_model();
         let attachments: Vec<Attachment> = attachments.all(database).await?;
         if attachments.is_empty() {
-            posts::author(database, id.0).await?;
+            slots::author(database, id.0).await?;
         }
         Ok(page.answer(attachments, |attachment| attachment.attachment_id))
     }

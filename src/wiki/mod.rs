@@ -9,6 +9,7 @@ pub mod media;
 pub mod pictures;
 pub mod posts;
 mod search;
+mod slots;
 pub mod subjects;
 pub mod users;
 

@@ -7,16 +7,15 @@ use poem_openapi::{Object, OpenApi, param::Path, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, QuerySelect,
-    Set, SqlErr,
-    sea_query::{Expr, Func, Query as Sql, SelectStatement},
+    ColumnTrait, ConnectionTrait, DbErr, DerivePartialModel, EntityTrait, QueryFilter, Set, SqlErr,
+    sea_query::{Expr, Func},
 };
 use serde::Serialize;
 
 use crate::{
     app::App,
     clock::Time,
-    database::{insert::Inserted, pool::Database},
+    database::insert::Inserted,
     http::{
         authorization::{By, not_own},
         cache::{Fresh, Key},
@@ -161,24 +160,6 @@ fn key(post: Id) -> Key {
 async fn find(app: &App, id: Id) -> Result<Post, Problem> {
     let post = Entity::find_by_id(id).one(app.database()?).await?;
     post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
-}
-
-/// The id of the user who wrote a post.
-pub async fn author(database: &Database, id: Id) -> Result<Id, Problem> {
-    let author = Entity::find_by_id(id).select_only().column(Column::UserId);
-    let author = author.into_tuple().one(database).await?;
-    author.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
-}
-
-/// Whether one of these `users` wrote the post.
-pub fn is_by(post: Id, users: SelectStatement) -> Expr {
-    let posts = Sql::select()
-        .column(Column::PostId)
-        .from(Entity)
-        .and_where(Column::PostId.eq(post))
-        .and_where(Column::UserId.in_subquery(users))
-        .to_owned();
-    Expr::exists(posts)
 }
 
 #[OpenApi(tag = "Tag::Posts")]
