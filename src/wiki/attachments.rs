@@ -32,36 +32,13 @@ use crate::{
         editing::{Owner, Writer},
         failure::{DeleteMediaFailure, ReadFailure, ReadMediaFailure, WriteAttachmentFailure},
         media::{self, Deleted, Media},
-        slots,
+        slots::{
+            self,
+            entity::{ActiveModel, Column, Entity},
+        },
         subjects::user_of,
     },
 };
-
-/// An attachment without its bytes, which are read by themselves.
-mod entity {
-    use sea_orm::entity::prelude::*;
-
-    use crate::{clock::Time, id::Id};
-
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "attachments")]
-    pub struct Model {
-        #[sea_orm(primary_key)]
-        pub attachment_id: Id,
-        pub post_id: Id,
-        pub filename: String,
-        pub media_type: String,
-        pub owner_id: Option<Id>,
-        pub created_time: Time,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-pub use entity::{ActiveModel, Column, Entity};
 
 /// A file that hangs on a post.
 #[derive(DerivePartialModel, Object, Serialize)]

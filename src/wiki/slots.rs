@@ -1,4 +1,4 @@
-//! The slots that a post has for attachments, and who may fill one.
+//! The table of attachments: the slots that a post has for them, and who may fill one.
 
 use poem::http::StatusCode;
 use sea_orm::{
@@ -11,14 +11,32 @@ use crate::{
     database::{insert::Terms, pool::Database},
     http::{authorization::not_own, problem::Problem},
     id::Id,
-    wiki::{
-        attachments,
-        editing::Writer,
-        media,
-        posts::entity::{Column, Entity},
-        subjects::user_of,
-    },
+    wiki::{editing::Writer, media, posts::entity as posts, subjects::user_of},
 };
+
+/// An attachment without its bytes, which are read by themselves.
+pub mod entity {
+    use sea_orm::entity::prelude::*;
+
+    use crate::{clock::Time, id::Id};
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "attachments")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub attachment_id: Id,
+        pub post_id: Id,
+        pub filename: String,
+        pub media_type: String,
+        pub owner_id: Option<Id>,
+        pub created_time: Time,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
 
 /// How many each post has.
 pub const COUNT: i32 = 10;
@@ -27,8 +45,8 @@ pub const COUNT: i32 = 10;
 pub fn terms(by: &Writer, post: Id) -> Terms {
     let taken = Query::select()
         .column("slot")
-        .from(attachments::Entity)
-        .and_where(attachments::Column::PostId.eq(post))
+        .from(entity::Entity)
+        .and_where(entity::Column::PostId.eq(post))
         .to_owned();
     let free = Query::select()
         .column("column1")
@@ -47,10 +65,10 @@ pub fn terms(by: &Writer, post: Id) -> Terms {
         let may = match by.editing {
             Editing::Author if !caller.is_admin => Expr::exists(
                 Query::select()
-                    .column(Column::PostId)
-                    .from(Entity)
-                    .and_where(Column::PostId.eq(post))
-                    .and_where(Column::UserId.in_subquery(own.clone()))
+                    .column(posts::Column::PostId)
+                    .from(posts::Entity)
+                    .and_where(posts::Column::PostId.eq(post))
+                    .and_where(posts::Column::UserId.in_subquery(own.clone()))
                     .to_owned(),
             ),
             _ => Expr::exists(own.clone()),
@@ -76,7 +94,7 @@ pub async fn refusal(database: &Database, by: &Writer, post: Id) -> Result<Probl
 
 /// The id of the user who wrote the post.
 pub async fn author(database: &Database, post: Id) -> Result<Id, Problem> {
-    let author = Entity::find_by_id(post).select_only().column(Column::UserId);
+    let author = posts::Entity::find_by_id(post).select_only().column(posts::Column::UserId);
     let author = author.into_tuple().one(database).await?;
     author.ok_or_else(|| Problem::not_found(format!("there is no post {post}")))
 }

@@ -1,17 +1,24 @@
 """What schemathesis cannot know of the document.
 
 Each request needs a key of its own: one that was sent with other fields is refused. Parameters of
-a query that nobody knows are ignored, as fields of a body are. And a search needs a word.
+a query that nobody knows are ignored, as fields of a body are. A search needs a word. An image
+begins as one, and a file has a name.
 """
 
 import itertools
 from typing import Any
 
 import schemathesis
+from hypothesis import strategies
 from schemathesis import GenerationMode
+
+from support.media import IMAGES
 
 UNKNOWN = "x-schemathesis-unknown-property"
 _numbers = itertools.count()
+for media_type, image in IMAGES.items():
+    ends = strategies.binary(max_size=100)
+    schemathesis.openapi.media_type(media_type, ends.map(image.__add__))
 # so that a key with it has at most 255 characters
 LONGEST = 255 - 8
 
@@ -23,6 +30,9 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[s
     is_valid = case.meta and case.meta.generation.mode.is_positive
     if is_valid and case.query and (q := case.query.get("q")):
         case.query["q"] = "a" + q[1:]
+    if is_valid and (name := case.headers.get("Content-Disposition")) is not None:
+        name = "".join(filter(str.isalnum, name))
+        case.headers["Content-Disposition"] = f'attachment; filename="x{name[:99]}"'
     if is_valid and (key := case.headers.get("Idempotency-Key")):
         number = f"{next(_numbers):08}"
         case.headers["Idempotency-Key"] = (
