@@ -9,7 +9,7 @@ use poem::{
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::{Binary, Payload},
-    registry::{MetaMediaType, MetaRequest},
+    registry::{MetaMediaType, MetaRequest, MetaSchema},
 };
 
 use crate::http::problem::{Invalid, Problem};
@@ -77,7 +77,7 @@ impl<'a, const MAX: usize> ApiExtractor<'a> for Image<MAX> {
     type ParamRawType = ();
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(MetaRequest { description: None, content: binary(&IMAGES), required: true })
+        Some(MetaRequest { description: None, content: sent(&IMAGES, Some(MAX)), required: true })
     }
 
     async fn from_request(
@@ -121,7 +121,7 @@ impl<'a> ApiExtractor<'a> for File {
     type ParamRawType = ();
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(MetaRequest { description: None, content: binary(&[ANY]), required: true })
+        Some(MetaRequest { description: None, content: sent(&[ANY], None), required: true })
     }
 
     async fn from_request(
@@ -141,6 +141,16 @@ impl<'a> ApiExtractor<'a> for File {
         }
         Ok(Self { media_type: image(&bytes).unwrap_or(ANY), bytes })
     }
+}
+
+/// For the document: bytes of each of these media types, as they are sent.
+fn sent(media_types: &[&'static str], max_length: Option<usize>) -> Vec<MetaMediaType> {
+    let mut content = binary(media_types);
+    for MetaMediaType { schema, .. } in &mut content {
+        let limits = MetaSchema { min_length: Some(1), max_length, ..MetaSchema::ANY };
+        *schema = schema.clone().merge(limits);
+    }
+    content
 }
 
 /// For the document: bytes of each of these media types.

@@ -2,18 +2,21 @@
 
 import itertools
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 import pytest
 
+from support import dumps
 from support.api import CREATED_TIME, create_post, create_user, errors, problem
-from support.databases import Database, SqliteDatabase
+from support.databases import Database, Postgres, SqliteDatabase
 from support.media import GIF, HTML, IMAGES, JPEG, MAX_PICTURE, PNG, SVG, attach, put_picture
-from support.service import Service, metrics
+from support.service import Service, StartService, metrics
 from support.wait import wait_until
 
 ACCEPT = "image/gif, image/jpeg, image/png, image/webp"
@@ -468,3 +471,32 @@ def test_bytes_are_in_no_log(service: Service, client: httpx.Client, user: int, 
     last = put_picture(client, user, b"s3cr3t-bytes", "image/png")
     wait_until(lambda: last.headers["x-request-id"] in service.text, "the last line")
     assert "s3cr3t" not in service.text
+
+
+def test_a_backup_has_them(
+    client: httpx.Client,
+    database: Database,
+    postgres: Postgres,
+    start_service: StartService,
+    tmp_path: Path,
+    user: int,
+    post: int,
+) -> None:
+    largest = bytes(range(256)) * 4096
+    paths = {f"/users/{user}/picture": PNG, attachment(client, post, largest): largest}
+    put_picture(client, user, PNG)
+    copy: Database
+    if isinstance(database, SqliteDatabase):
+        copy = SqliteDatabase(tmp_path / "backup.db")
+        database.execute(f"VACUUM INTO '{copy.path}'")
+    else:
+        copy = postgres.create_database()
+        dumped = dumps.dump(database)
+        restore = ["psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+        environment = dumps.environment(copy)
+        subprocess.run(restore, input=dumped, text=True, env=environment, check=True)
+    restored = start_service(copy, EDITING="anyone").client
+    for path, content in paths.items():
+        assert restored.get(path).content == content
+        assert restored.get(path).headers["etag"] == client.get(path).headers["etag"]
+    assert attach(restored, post).json()["attachment_id"] > 1
