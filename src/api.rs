@@ -16,8 +16,11 @@ use crate::{
     operations::Operations,
     wiki::{
         actor::{ById, ByToken},
+        attachments::Attachments,
         comments::{Comments, NewComment, NewOwnComment},
         diff::Diffs,
+        media::Media,
+        pictures::Pictures,
         post::OnePost,
         posts::Posts,
         reactions::Reactions,
@@ -51,7 +54,9 @@ pub fn routes(
     config: &Config,
 ) -> (impl Endpoint<Output = Response> + use<>, Vec<Route>) {
     let posts = (Posts::new(app), OnePost::new(app), Revisions(app.clone()), Diffs::new(app));
-    let others = (OneUser::new(app), posts);
+    let media = Media::new(app);
+    let media = (Pictures::new(&media), Attachments::new(&media));
+    let others = (OneUser::new(app), posts, media);
     let last = (Operations(app.clone()), Index);
     let open = document(last.clone()).spec();
     let open = Route::of_document(&open, &Terms::default());

@@ -18,6 +18,7 @@ mod m20261127_000002_idempotency;
 mod m20261127_000003_identity;
 mod m20261127_000004_editing;
 mod m20261127_000005_comments_and_reactions;
+mod m20261127_000006_media;
 pub mod search;
 
 pub use columns::check_columns;
@@ -62,6 +63,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000003_identity::Migration),
             Box::new(m20261127_000004_editing::Migration),
             Box::new(m20261127_000005_comments_and_reactions::Migration),
+            Box::new(m20261127_000006_media::Migration),
         ]
     }
 

@@ -91,8 +91,9 @@ impl Database {
     {
         let database = self.clone();
         let work = async move {
-            let insert = terms.insert(&row, once.as_ref());
-            let new = match database.query_one(&insert).await {
+            // Of values that may be large there is no second copy while it waits for its turn.
+            let insert = database.get_database_backend().build(&terms.insert(&row, once.as_ref()));
+            let new = match database.query_one_raw(insert).await {
                 // By its key, while another conflict was looked for.
                 Err(error) if is_of_key(&error) => None,
                 new => new?,

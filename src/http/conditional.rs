@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use poem::{
     Response,
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, Method, StatusCode, header},
     web::headers::{self, HeaderMapExt},
 };
 use poem_openapi::{ApiResponse, registry::MetaSchema, types::Type};
@@ -22,6 +22,10 @@ use crate::http::{
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
 
+/// Headers about a body, of which a 304 has none.
+const OF_BODY: [HeaderName; 4] =
+    [header::CONTENT_DISPOSITION, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::LINK];
+
 /// What a client has an answer for already, by the header `If-None-Match` of a read. One that is no list
 /// of entity tags counts as none.
 pub struct IfNoneMatch(Option<headers::IfNoneMatch>);
@@ -32,18 +36,29 @@ impl IfNoneMatch {
         Self(is_read.then(|| headers.typed_get()).flatten())
     }
 
-    /// The answer, or a 304 in its place where the client has it, by the weak comparison.
+    /// By the headers of what is a read.
+    pub fn of_read(headers: &HeaderMap) -> Self {
+        Self(headers.typed_get())
+    }
+
+    pub fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether the client has the answer with this tag, by the weak comparison.
+    pub fn has(&self, etag: &str) -> bool {
+        let etag = etag.parse().expect("an entity tag");
+        self.0.as_ref().is_some_and(|tags| !tags.precondition_passes(&etag))
+    }
+
+    /// The answer, or a 304 in its place where the client has it.
     pub fn answer(self, mut response: Response) -> Response {
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        let has = |tags: headers::IfNoneMatch| {
-            etag.is_some_and(|etag| {
-                !tags.precondition_passes(&etag.parse().expect("an entity tag"))
-            })
-        };
-        if response.status() == StatusCode::OK && self.0.is_some_and(has) {
+        let is_known = self.is_given() && etag.is_some_and(|etag| self.has(etag));
+        if response.status() == StatusCode::OK && is_known {
             response.set_status(StatusCode::NOT_MODIFIED);
             drop(response.take_body());
-            for of_body in [header::CONTENT_TYPE, header::LINK] {
+            for of_body in OF_BODY {
                 response.headers_mut().remove(of_body);
             }
         }
@@ -167,7 +182,9 @@ pub fn add_to(operation: &mut Value) {
     else {
         return;
     };
-    headers.remove("LINK");
+    for of_body in OF_BODY {
+        headers.remove(of_body.as_str().to_uppercase());
+    }
     operation["responses"]["304"] = yaml(json!({
         "description": "The client has it already, by what it sent in `If-None-Match`.",
         "headers": headers,

@@ -29,8 +29,14 @@ impl Cors {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             let exposed = HeaderValue::from_static(match self.tokens {
-                false => "etag, link, location, retry-after, x-request-id",
-                true => "etag, link, location, retry-after, www-authenticate, x-request-id",
+                false => {
+                    "accept-ranges, content-disposition, content-range, etag, link, location, \
+                     retry-after, x-request-id"
+                }
+                true => {
+                    "accept-ranges, content-disposition, content-range, etag, link, location, \
+                     retry-after, www-authenticate, x-request-id"
+                }
             });
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, marker::PhantomData};
 
 use hyper::body::Bytes;
-use poem::{
-    IntoResponse, Request, RequestBody, Response, Result,
-    http::{HeaderValue, header},
-};
+use poem::{IntoResponse, Request, RequestBody, Response, Result, http::header};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::Payload,
@@ -20,6 +17,7 @@ use crate::{
     http::{
         problem::{Invalid, Problem},
         text::{OrNull, Text},
+        upload::refuse_coded,
     },
     id::Id,
 };
@@ -164,13 +162,7 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let is_plain = |coding: &HeaderValue| {
-            coding.is_empty() || coding.as_bytes().eq_ignore_ascii_case(b"identity")
-        };
-        if !request.headers().get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
-            let detail = "send the body as it is, without a Content-Encoding";
-            return Err(Problem::unsupported(detail, &("accept-encoding", "identity")).into());
-        }
+        refuse_coded(request.headers())?;
         let content_type = request.content_type().unwrap_or(CONTENT_TYPE);
         if content_type != CONTENT_TYPE
             && !<poem_openapi::payload::Json<T> as Payload>::check_content_type(content_type)

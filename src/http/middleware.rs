@@ -182,6 +182,10 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);
         }
+        if request.method() == Method::HEAD {
+            // For GET alone (RFC 9110, section 14.2), which is what poem makes of it.
+            request.headers_mut().remove(header::RANGE);
+        }
         let is_written = !request.method().is_safe();
         let if_none_match = IfNoneMatch::of(request.method(), request.headers());
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();

@@ -2,12 +2,14 @@
 //! errors and documentation.
 
 pub mod authorization;
+pub mod blob;
 mod body;
 mod buckets;
 pub mod cache;
 mod client;
 pub mod conditional;
 mod cors;
+pub mod disposition;
 pub mod docs;
 pub mod idempotency;
 mod impatient;
@@ -17,9 +19,11 @@ pub mod middleware;
 pub mod operation;
 pub mod parameter;
 pub mod problem;
+pub mod range;
 mod rate_limit;
 pub mod routes;
 pub mod server;
 mod spans;
 pub mod terms;
 pub mod text;
+pub mod upload;

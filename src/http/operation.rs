@@ -127,6 +127,9 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
         StatusCode::CONFLICT => {
             vec![header("Location", "Where what is in the way is", String::schema_ref())]
         }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            vec![header("Content-Range", "How many bytes there are", String::schema_ref())]
+        }
         StatusCode::UNSUPPORTED_MEDIA_TYPE => vec![
             header("Accept", "The media type to send instead", String::schema_ref()),
             header("Accept-Encoding", "The coding to send instead", String::schema_ref()),

@@ -110,6 +110,13 @@ impl Problem {
         self.status == StatusCode::PRECONDITION_FAILED
     }
 
+    /// A 416, with how many bytes there are (RFC 9110, section 15.5.17).
+    pub fn no_range(size: u64) -> Self {
+        let detail = format!("there are {size} bytes: none of the range");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, detail)
+            .with_header("content-range", format!("bytes */{size}"))
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }

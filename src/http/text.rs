@@ -6,6 +6,7 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
+use sea_orm::{ColIdx, QueryResult, TryGetError, TryGetable};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -83,6 +84,12 @@ impl<const MAX: usize, const MAY_BE_BLANK: bool> ToJSON for Text<MAX, MAY_BE_BLA
 /// `null`, or what it is about. To leave it out would be a mistake.
 #[derive(Default, Serialize)]
 pub struct OrNull<T>(pub Option<T>);
+
+impl<T: TryGetable> TryGetable for OrNull<T> {
+    fn try_get_by<I: ColIdx>(row: &QueryResult, index: I) -> Result<Self, TryGetError> {
+        Option::try_get_by(row, index).map(Self)
+    }
+}
 
 impl<T: Type> Type for OrNull<T> {
     const IS_REQUIRED: bool = true;

@@ -8,7 +8,8 @@ use crate::http::operation::{
 
 const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "There is nothing by this id.");
 
-const SWITCHED_OFF: Status = (StatusCode::FORBIDDEN, "`EDITING` does not allow this.");
+const SWITCHED_OFF: Status =
+    (StatusCode::FORBIDDEN, "Nobody may, or not this caller: `EDITING` says who may what.");
 const CHANGED: Status =
     (StatusCode::PRECONDITION_FAILED, "It has been changed: its `ETag` is none of `If-Match`.");
 
@@ -127,4 +128,54 @@ impl Kind for AddFailure {
 pub struct ChangeFailure;
 impl Kind for ChangeFailure {
     const STATUSES: &[Status] = &[SWITCHED_OFF, NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];
+}
+
+/// Reading a picture or an attachment.
+pub struct ReadMediaFailure;
+impl Kind for ReadMediaFailure {
+    const STATUSES: &[Status] = &[
+        NOT_FOUND,
+        (StatusCode::RANGE_NOT_SATISFIABLE, "There are no bytes of that range."),
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+const NO_IMAGE: Status = (
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    "The body is no GIF, JPEG, PNG or WebP image, is another one than it is said to be, or is compressed.",
+);
+
+/// Setting a picture.
+pub struct WritePictureFailure;
+impl Kind for WritePictureFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        SWITCHED_OFF,
+        (StatusCode::NOT_FOUND, "No such user."),
+        TOO_SLOW,
+        (StatusCode::PAYLOAD_TOO_LARGE, "The image is larger than 256 KiB."),
+        NO_IMAGE,
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// Adding an attachment.
+pub struct WriteAttachmentFailure;
+impl Kind for WriteAttachmentFailure {
+    const STATUSES: &[Status] = &[
+        CUT_SHORT,
+        SWITCHED_OFF,
+        (StatusCode::NOT_FOUND, "No such post."),
+        TOO_SLOW,
+        (StatusCode::CONFLICT, "The post has ten attachments, which is the most."),
+        TOO_LARGE,
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is a form, or is compressed."),
+        INVALID,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
 }

@@ -3,16 +3,20 @@
 use poem_openapi::Tags;
 
 pub mod actor;
+pub mod attachments;
 mod change;
 pub mod comments;
 pub mod diff;
 mod editing;
 mod failure;
+pub mod media;
+pub mod pictures;
 pub mod post;
 pub mod posts;
 pub mod reactions;
 pub mod revisions;
 mod search;
+mod slots;
 pub mod subjects;
 pub mod user;
 pub mod users;

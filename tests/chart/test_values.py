@@ -364,6 +364,7 @@ def test_the_ingress_has_the_documented_paths(helm3: Helm) -> None:
         "/posts": "Prefix wiki-release-api",
         "/comments": "Prefix wiki-release-api",
         "/docs": "Prefix wiki-release-api",
+        "/attachments": "Prefix wiki-release-api",
         "/redoc": "Prefix wiki-release-api",
         "/grafana": "Prefix wiki-release-grafana",
     }

@@ -2,17 +2,25 @@
 
 Each request needs a key of its own: one that was sent with other fields is refused. Parameters of
 a query that nobody knows are ignored, as fields of a body are. A search needs a word, and the tags
-of what is to be changed are those that it has.
+of what is to be changed are those that it has. An image begins as one, a file has a name, and a
+range has bytes.
 """
 
 import itertools
 from typing import Any
 
 import schemathesis
+from hypothesis import strategies
 from schemathesis import GenerationMode
+
+from support.media import IMAGES
 
 UNKNOWN = "x-schemathesis-unknown-property"
 _numbers = itertools.count()
+_bytes = strategies.binary(min_size=1, max_size=100)
+schemathesis.openapi.media_type("application/octet-stream", _bytes)
+for _type, _image in IMAGES.items():
+    schemathesis.openapi.media_type(_type, _bytes.map(_image.__add__))
 # so that a key with it has at most 255 characters
 LONGEST = 255 - 8
 
@@ -26,6 +34,11 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[s
         case.query["q"] = "a" + q[1:]
     if is_valid and "If-Match" in case.headers:
         case.headers["If-Match"] = "*"
+    if is_valid and "Range" in case.headers:
+        case.headers["Range"] = "bytes=0-"
+    if is_valid and (name := case.headers.get("Content-Disposition")) is not None:
+        name = "".join(filter(str.isalnum, name))
+        case.headers["Content-Disposition"] = f'attachment; filename="x{name[:99]}"'
     if is_valid and (key := case.headers.get("Idempotency-Key")):
         number = f"{next(_numbers):08}"
         case.headers["Idempotency-Key"] = (

@@ -1,0 +1,107 @@
+//! Answers that are files, whole or in part. No browser takes one for anything but what it is, nor runs
+//! what is in it.
+
+use std::ops::Range;
+
+use poem::{
+    IntoResponse, Response,
+    http::{StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaHeader, MetaResponse, MetaResponses, Registry},
+    types::Type,
+};
+
+use crate::http::{
+    conditional::NO_CACHE,
+    disposition,
+    upload::{ANY, IMAGES, binary},
+};
+
+pub struct Blob {
+    pub bytes: Vec<u8>,
+    pub media_type: String,
+    pub filename: Option<String>,
+    /// The hash of the whole, in hex: its entity tag, in quotes.
+    pub sha256: String,
+    /// Of the whole.
+    pub size: u64,
+    /// Which part of it these bytes are, if they are one.
+    pub part: Option<Range<u64>>,
+}
+
+/// The entity tag of bytes with this hash.
+pub fn tag(sha256: &str) -> String {
+    format!("\"{sha256}\"")
+}
+
+impl IntoResponse for Blob {
+    fn into_response(self) -> Response {
+        // What else a hand has written into the table is not for a browser.
+        let is_image = IMAGES.contains(&self.media_type.as_str());
+        let media_type = if is_image { &self.media_type } else { ANY };
+        let mut response = Response::builder()
+            .content_type(media_type)
+            .header(header::ETAG, tag(&self.sha256))
+            .header(header::CACHE_CONTROL, NO_CACHE)
+            .header(header::ACCEPT_RANGES, "bytes")
+            // For HEAD: of a GET it is known anyway.
+            .header(header::CONTENT_LENGTH, self.bytes.len())
+            .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
+        if self.filename.is_some() || !is_image {
+            let kind = if is_image { "inline" } else { "attachment" };
+            let disposition = disposition::write(kind, self.filename.as_deref());
+            response = response.header(header::CONTENT_DISPOSITION, disposition);
+        }
+        if let Some(Range { start, end }) = self.part {
+            let range = format!("bytes {start}-{}/{}", end - 1, self.size);
+            response = response.status(StatusCode::PARTIAL_CONTENT);
+            response = response.header(header::CONTENT_RANGE, range);
+        }
+        response.body(self.bytes)
+    }
+}
+
+const HEADERS: [(&str, bool, &str); 6] = [
+    ("ETAG", true, "Changes with the bytes (RFC 9110, section 8.8.3)."),
+    ("CACHE-CONTROL", true, "`no-cache`: to be asked for again each time, by `If-None-Match`."),
+    ("ACCEPT-RANGES", true, "`bytes`: a part can be asked for by `Range`."),
+    ("X-CONTENT-TYPE-OPTIONS", true, "`nosniff`: it is no other than its media type."),
+    ("CONTENT-SECURITY-POLICY", true, "`default-src 'none'; sandbox`: nothing in it is run."),
+    ("CONTENT-DISPOSITION", false, "What to save it as; `attachment`, unless it is an image."),
+];
+
+impl ApiResponse for Blob {
+    fn meta() -> MetaResponses {
+        let range = ("CONTENT-RANGE", true, "Which bytes these are, and how many there are.");
+        let response = |status, description, headers: Vec<_>| MetaResponse {
+            description,
+            status: Some(status),
+            status_range: None,
+            content: binary(&[&IMAGES[..], &[ANY]].concat()),
+            headers,
+        };
+        let headers = || HEADERS.map(header_of);
+        let ranged = headers().into_iter().chain([header_of(range)]).collect();
+        MetaResponses {
+            responses: vec![
+                response(200, "The bytes.", headers().into()),
+                response(206, "The bytes that `Range` asks for.", ranged),
+            ],
+        }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+fn header_of((name, required, description): (&str, bool, &str)) -> MetaHeader {
+    MetaHeader {
+        name: name.into(),
+        description: Some(description.into()),
+        required,
+        deprecated: false,
+        schema: String::schema_ref(),
+    }
+}

@@ -1,0 +1,117 @@
+//! What pictures and attachments have in common: bytes in a row, known by their hash.
+
+use std::{fmt::Write, sync::Arc};
+
+use hyper::body::Bytes;
+use poem_openapi::ApiResponse;
+use prometheus::IntCounter;
+use ring::digest::{SHA256, digest};
+use sea_orm::{
+    ConnectionTrait, DbErr, QueryResult,
+    sea_query::{DeleteStatement, Expr, SelectStatement},
+};
+
+use crate::{
+    app::App,
+    database::pool::Database,
+    http::{
+        authorization::not_own,
+        blob::{Blob, tag},
+        problem::Problem,
+        range::Asked,
+    },
+    id::Id,
+    identity::Caller,
+    request::to_the_end,
+    wiki::subjects,
+};
+
+/// The service, and how many bytes it has stored since the start.
+#[derive(Clone)]
+pub struct Media {
+    pub app: Arc<App>,
+    pub bytes: IntCounter,
+}
+
+impl Media {
+    pub fn new(app: &Arc<App>) -> Self {
+        let help = "Bytes of pictures and attachments stored since the start";
+        Self { app: app.clone(), bytes: app.metrics.counter("media_bytes_total", help) }
+    }
+}
+
+/// The columns of the bytes, for an insert, and their entity tag.
+pub fn columns(bytes: &Bytes) -> ([(&'static str, Expr); 2], String) {
+    let mut sha256 = String::new();
+    for byte in digest(&SHA256, bytes).as_ref() {
+        write!(sha256, "{byte:02x}").expect("a text");
+    }
+    let tag = tag(&sha256);
+    ([("sha256", Expr::val(sha256)), ("bytes", Expr::val(bytes.to_vec()))], tag)
+}
+
+/// What is `asked` for of the one row that is `found` in a table of bytes.
+pub async fn read(
+    database: &Database,
+    found: SelectStatement,
+    asked: &Asked,
+) -> Result<Option<Blob>, Problem> {
+    // Who has them already is not to have them read in vain.
+    if asked.known.is_given() {
+        match select(database, found.clone(), Expr::cust("NULL")).await? {
+            Some(blob) if !asked.known.has(&tag(&blob.sha256)) => {}
+            known => return Ok(known),
+        }
+    }
+    let Some(mut blob) = select(database, found, asked.select()).await? else { return Ok(None) };
+    blob.part = asked.of(&blob.sha256, blob.size)?;
+    Ok(Some(blob))
+}
+
+async fn select(
+    database: &Database,
+    mut found: SelectStatement,
+    bytes: Expr,
+) -> Result<Option<Blob>, DbErr> {
+    let size = Expr::cust("CAST(length(bytes) AS bigint)");
+    found.columns(["media_type", "sha256"]).expr_as(size, "size").expr_as(bytes, "part");
+    let Some(row) = database.query_one(&found).await? else { return Ok(None) };
+    Ok(Some(Blob {
+        bytes: row.try_get::<Option<Vec<u8>>>("", "part")?.unwrap_or_default(),
+        media_type: row.try_get("", "media_type")?,
+        filename: row.try_get("", "filename")?,
+        sha256: row.try_get("", "sha256")?,
+        size: row.try_get::<i64>("", "size")? as u64,
+        part: None,
+    }))
+}
+
+#[derive(ApiResponse)]
+pub enum Deleted {
+    /// It is gone.
+    #[oai(status = 204)]
+    Gone,
+}
+
+/// Deletes a row, and counts it; false where there is none.
+pub async fn delete(
+    database: &Database,
+    delete: DeleteStatement,
+    deleted: &IntCounter,
+) -> Result<bool, Problem> {
+    let (database, deleted) = (database.clone(), deleted.clone());
+    let done = to_the_end(async move {
+        let done = database.execute(&delete).await?.rows_affected() > 0;
+        deleted.inc_by(done.into());
+        Ok::<_, DbErr>(done)
+    });
+    Ok(done.await?)
+}
+
+/// The user that is the caller's own.
+pub async fn own_user(database: &Database, caller: &Caller) -> Result<Id, Problem> {
+    let user = database.query_one(&subjects::user_of(caller)).await?;
+    let id = |row: QueryResult| row.try_get("", "id");
+    let id: Option<Id> = user.map(id).transpose()?;
+    id.ok_or_else(|| not_own("you have no user yet: POST /users with a name makes it"))
+}

@@ -1,0 +1,213 @@
+//! Users' pictures.
+
+use poem::http::HeaderMap;
+use poem_openapi::{ApiResponse, OpenApi};
+use prometheus::IntCounter;
+use sea_orm::{
+    Set, SqlErr,
+    sea_query::{Expr, ExprTrait, OnConflict, Query},
+};
+
+use crate::{
+    database::insert::{Inserted, Terms},
+    http::{
+        authorization::{By, not_own},
+        blob::Blob,
+        operation::Failure,
+        parameter::{Header, Path},
+        problem::Problem,
+        range::{Asked, IfRange, Range},
+        upload::Image,
+    },
+    id::Id,
+    identity::Caller,
+    request::{note_repeatable, note_user},
+    wiki::{
+        Tag,
+        editing::{Owner, Writer},
+        failure::{ChangeFailure, ReadMediaFailure, WritePictureFailure},
+        media::{self, Deleted, Media},
+        subjects::{user_of, writes_as},
+        users,
+    },
+};
+
+/// Whose picture it is, and what it is; its bytes are read by themselves.
+mod entity {
+    use sea_orm::entity::prelude::*;
+
+    use crate::id::Id;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "pictures")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub user_id: Id,
+        /// How often it was set.
+        pub version: i64,
+        pub media_type: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+use entity::{ActiveModel, Column, Entity};
+
+const MAX_BYTES: usize = 256 << 10;
+
+#[derive(Clone)]
+pub struct Pictures {
+    media: Media,
+    set: IntCounter,
+    deleted: IntCounter,
+}
+
+impl Pictures {
+    pub fn new(media: &Media) -> Self {
+        let counter = |name, help| media.app.metrics.counter(name, help);
+        Self {
+            media: media.clone(),
+            set: counter("pictures_set_total", "Pictures of users set since the start"),
+            deleted: counter("pictures_deleted_total", "Pictures deleted since the start"),
+        }
+    }
+
+    /// Why a caller has not changed the picture of this user, whose it may be.
+    async fn refusal(&self, caller: &Caller, user: Id) -> Result<Problem, Problem> {
+        users::find(&self.media.app, user).await?;
+        let own = media::own_user(self.media.app.database()?, caller).await;
+        Ok(match caller.is_admin || own? == user {
+            true => no_picture(user),
+            false => not_own(format!("the picture of user {user} is not yours")),
+        })
+    }
+}
+
+fn no_picture(user: Id) -> Problem {
+    Problem::not_found(format!("there is no picture of user {user}"))
+}
+
+#[derive(ApiResponse)]
+enum Put {
+    /// There was none before.
+    #[oai(status = 201)]
+    New(
+        /// Of the picture.
+        #[oai(header = "ETag")]
+        String,
+    ),
+    /// It took the place of another one, or was there before.
+    #[oai(status = 204)]
+    Replaced(
+        /// Of the picture.
+        #[oai(header = "ETag")]
+        String,
+    ),
+}
+
+#[OpenApi(tag = "Tag::Users")]
+impl Pictures {
+    /// Set a user's picture
+    ///
+    /// A GIF, JPEG, PNG or WebP image of at most 256 KiB, by its first bytes. With tokens, one's own user's;
+    /// it takes the scope `wiki:admin` to set anybody's.
+    #[oai(path = "/users/:id/picture", method = "put", operation_id = "set_picture")]
+    async fn put(
+        &self,
+        by: By<Writer>,
+        /// The user's id.
+        id: Path<Id>,
+        image: Image<MAX_BYTES>,
+    ) -> Result<Put, Failure<WritePictureFailure>> {
+        // To set it again sets the same.
+        note_repeatable();
+        let user = id.0;
+        let caller = by.0.caller.filter(|caller| !caller.is_admin);
+        let (beside, etag) = media::columns(&image.bytes);
+        let again = Expr::col((Entity, Column::Version)).add(1);
+        let replace = OnConflict::column(Column::UserId)
+            .update_columns(["media_type", "sha256", "bytes"])
+            .value(Column::Version, again)
+            .to_owned();
+        let terms = caller.as_deref().map(|caller| writes_as(caller, user)).unwrap_or_default();
+        let terms = Terms { beside: beside.into(), unique: Some(replace), ..terms };
+        let picture = ActiveModel {
+            user_id: Set(user),
+            version: Set(1),
+            media_type: Set(image.media_type.to_owned()),
+        };
+        let (set, bytes, length) =
+            (self.set.clone(), self.media.bytes.clone(), image.bytes.len() as u64);
+        let count = move |_: &_| {
+            set.inc();
+            bytes.inc_by(length);
+        };
+        let database = self.media.app.database()?;
+        let inserted = database.insert_on(terms, picture, None, count).await;
+        let inserted = inserted.map_err(|error| match error.sql_err() {
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                Problem::not_found(format!("there is no user {user}"))
+            }
+            _ => error.into(),
+        })?;
+        match (inserted, caller) {
+            (Inserted::Row(picture), caller) => {
+                if caller.is_some() {
+                    note_user(user.0);
+                }
+                Ok(if picture.version == 1 { Put::New(etag) } else { Put::Replaced(etag) })
+            }
+            (_, Some(caller)) => Err(self.refusal(&caller, user).await?.into()),
+            (_, None) => Err(Problem::internal().into()),
+        }
+    }
+
+    /// Read a user's picture
+    #[oai(path = "/users/:id/picture", method = "get", operation_id = "read_picture")]
+    async fn read(
+        &self,
+        /// The user's id.
+        id: Path<Id>,
+        /// One range of bytes, such as `bytes=0-99` or `bytes=-100`; of several, all is sent.
+        #[oai(name = "Range")]
+        range: Header<Range>,
+        /// The `ETag` of which a range is wanted; of another picture, all is sent.
+        #[oai(name = "If-Range")]
+        if_range: Header<IfRange>,
+        headers: &HeaderMap,
+    ) -> Result<Blob, Failure<ReadMediaFailure>> {
+        let asked = Asked::new(range.0, if_range.0, headers);
+        let found = Query::select()
+            .expr_as(Expr::cust("NULL"), "filename")
+            .from(Entity)
+            .and_where(Expr::col(Column::UserId).eq(id.0))
+            .to_owned();
+        let picture = media::read(self.media.app.database()?, found, &asked).await?;
+        Ok(picture.ok_or_else(|| no_picture(id.0))?)
+    }
+
+    /// Delete a user's picture
+    ///
+    /// One's own user's; it takes the scope `wiki:admin` to delete anybody's.
+    #[oai(path = "/users/:id/picture", method = "delete", operation_id = "delete_picture")]
+    async fn delete(
+        &self,
+        By(owner): By<Owner>,
+        /// The user's id.
+        id: Path<Id>,
+    ) -> Result<Deleted, Failure<ChangeFailure>> {
+        let (user, caller) = (id.0, owner.0);
+        let mut delete = Query::delete().from_table(Entity).to_owned();
+        delete.and_where(Expr::col(Column::UserId).eq(user));
+        if !caller.is_admin {
+            delete.and_where(Expr::col(Column::UserId).in_subquery(user_of(&caller)));
+        }
+        match media::delete(self.media.app.database()?, delete, &self.deleted).await? {
+            true => Ok(Deleted::Gone),
+            false => Err(self.refusal(&caller, user).await?.into()),
+        }
+    }
+}
