@@ -33,19 +33,20 @@ let
     };
 in
 {
-  # Of a Python wheel, as PostgreSQL's source makes it.
+  # PostgreSQL's own but for the languages that nixpkgs leaves out, too.
   postgresql_16 = postgresql {
     version = "16";
     copy = ''
-      mkdir $out/{lib,opt}
-      cp -r /machine/postgresql-16/*/pginstall/{bin,lib,share} $out/opt/
-      cp /machine/postgresql-16/*.libs/* $out/lib/
-      # The wheel's libpq is made without TLS, which that of nixpkgs has, as has Debian's.
-      cp -L --no-preserve=mode /usr/lib/*-linux-gnu/libpq.so.5 $out/lib/libpq-*.so.*
-      rm -rf $out/opt/lib/{pkgconfig,*.a,postgresql/pgxs}
+      mkdir -p $out/lib $out/opt/lib
+      cp -r /machine/postgresql-16/clients/bin $out/opt/
+      cp --force /machine/postgresql-16/server/bin/* $out/opt/bin/
+      cp -r /machine/postgresql-16/server/share $out/opt/
+      cp -r /machine/postgresql-16/server/lib/postgresql $out/opt/lib/
+      rm -rf $out/opt/lib/postgresql/{pgxs,*pl{perl,python3,tcl}.so}
+      cp -d /machine/postgresql-16/clients/lib/libpq.so.* $out/lib/
+      cp -d --no-clobber /machine/postgresql-16/server/lib/*.so.* $out/lib/
       echo "unix_socket_directories = '/run/postgresql'" >>$out/opt/share/postgresql/postgresql.conf.sample
       cd $out/opt/bin
-      chmod +x *
     '';
   };
 

@@ -58,7 +58,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
     ("image", "program"),
     [
         ("prometheus-image", helm.path("prometheus3")),
-        ("postgresql-image", next(CACHE.glob("postgresql-16/**/bin/postgres"), CACHE)),
+        ("postgresql-image", next(CACHE.glob("postgresql-16.15/server/bin/postgres"), CACHE)),
     ],
     ids=["prometheus", "postgresql"],
 )
