@@ -3,6 +3,7 @@
 use std::process::Child;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,9 @@ use crate::report::{self, say, step};
 use crate::state::Volume;
 use crate::{dockerd, health, images, machine, pods, release};
 
-/// `docker stop` gives ten seconds; what takes longer is killed.
+/// `docker stop` gives ten seconds. What has not ended by then, whatever held it up, ends with this process.
+const STOP: Duration = Duration::from_secs(9);
 const STOP_NODE: Duration = Duration::from_secs(7);
-const STOP_DOCKERD: Duration = Duration::from_millis(1500);
 
 static DOCKERD: Mutex<Option<Child>> = Mutex::new(None);
 
@@ -115,16 +116,25 @@ fn stop_on_signal() {
         let start = Instant::now();
         report::STOPPING.store(true, Ordering::Relaxed);
         say("Stopping");
-        if dockerd::answers() {
-            cluster::stop(STOP_NODE);
-        }
-        if let Ok(mut dockerd) = DOCKERD.try_lock()
-            && let Some(dockerd) = dockerd.as_mut()
-        {
-            _ = kill(Pid::from_raw(dockerd.id().cast_signed()), Signal::SIGTERM);
-            _ = wait_for(STOP_DOCKERD, || dockerd.try_wait().ok().flatten());
-        }
+        let (done, is_done) = channel::<()>();
+        thread::spawn(move || {
+            stop();
+            drop(done);
+        });
+        _ = is_done.recv_timeout(STOP);
         say(&format!("Stopped in {:.1} s", start.elapsed().as_secs_f64()));
         std::process::exit(0);
     });
+}
+
+fn stop() {
+    if dockerd::answers() {
+        cluster::stop(STOP_NODE);
+    }
+    if let Ok(mut dockerd) = DOCKERD.try_lock()
+        && let Some(dockerd) = dockerd.as_mut()
+    {
+        _ = kill(Pid::from_raw(dockerd.id().cast_signed()), Signal::SIGTERM);
+        _ = wait_for(STOP, || dockerd.try_wait().ok().flatten());
+    }
 }

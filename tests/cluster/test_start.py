@@ -64,6 +64,13 @@ def test_the_first_boot_reads_well(machine) -> None:
     assert re.fullmatch(r"Stopped in \d+\.\d s", lines[-1])
 
 
+def test_a_stop_is_over_before_docker_kills(machine) -> None:
+    """By `docker stop`, after ten seconds. Here the node takes its time, and dockerd never ends."""
+    *_, last = machine.boot(BROKEN="stop")
+    assert float(last.removeprefix("Stopped in ").removesuffix(" s")) < 9.5
+    assert any(call == "dockerd heard SIGTERM" for call in machine.calls)
+
+
 def test_dockerd_inherits_no_blocked_signal(machine) -> None:
     machine.boot()
     assert "blocked signals: 0000000000000000" in machine.calls
