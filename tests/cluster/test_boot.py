@@ -77,16 +77,18 @@ def boot(docker: Docker, image: str, inside: tuple[str, ...]) -> Iterator[Boot]:
         return docker.start(of, options=("--privileged", *inside, *options), **environment)
 
     yield boot
+    # what pytest shows of a test that failed
+    for container in docker.containers():
+        print(container.log)
     docker.clean()
 
 
-def wait_until_ready(container: Container, times: int = 1) -> str:
+def wait_until_ready(container: Container, times: int = 1) -> None:
     def ready() -> bool:
         assert container.state["Running"], container.log
         return container.log.count("Ready after") >= times
 
     wait_until(ready, "the cluster to be ready", seconds=BOOT, every=0.5)
-    return container.log
 
 
 def create_user(container: Container, name: str) -> int:
@@ -105,7 +107,7 @@ def user(container: Container, number: int) -> str | None:
 def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: Path) -> None:
     cluster = boot()
     assert cluster.state["Health"]["Status"] == "starting"
-    print(wait_until_ready(cluster))
+    wait_until_ready(cluster)
     wait_until(lambda: cluster.state["Health"]["Status"] == "healthy", "health", seconds=60)
     base = f"http://{cluster.address(8080)}".replace("0.0.0.0", "127.0.0.1")
 
@@ -143,7 +145,7 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
     assert cluster.stop() == 0
     assert "Stopped in" in cluster.log
     cluster.start()
-    print(wait_until_ready(cluster, 2))
+    wait_until_ready(cluster, 2)
     assert user(cluster, first) == "Kept"
     log = cluster.execute("kubectl", "logs", "wiki-release-postgresql-0")
     assert "database system was shut down at" in log, log
@@ -244,22 +246,21 @@ def test_killed_in_any_state_of_the_boot(boot: Boot, state: str) -> None:
     cluster = boot()
     wait_until(lambda: STATES[state](cluster), state, seconds=BOOT, every=0.1)
     cluster.kill()
-    print(cluster.log.splitlines()[-1])
     before = cluster.log.count("Ready after")
     cluster.start()
-    print(wait_until_ready(cluster, before + 1))
+    wait_until_ready(cluster, before + 1)
     assert left(cluster) == LEFT
     folders = {"/".join(path.split("/")[:3]) for path in cluster.changes if path.count("/") > 1}
     assert {each for each in folders if not each.startswith(("/run", "/tmp", "/given"))} <= LAYER
     assert user(cluster, create_user(cluster, "After the kill")) == "After the kill"
 
 
+@pytest.mark.usefixtures("boot")
 def test_no_network(docker: Docker, image: str, inside: tuple[str, ...]) -> None:
     flags = ("--detach", "--privileged", "--network=none", *inside)
     cluster = Container(docker, docker.run("run", *flags, image).splitlines()[-1])
-    print(wait_until_ready(cluster))
+    wait_until_ready(cluster)
     cluster.execute("wiki-cluster", "health")
-    docker.clean()
 
 
 def test_healthy_while_the_database_answers(boot: Boot) -> None:
@@ -291,22 +292,18 @@ def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
     return changed
 
 
-def test_another_version_on_the_same_volume(
-    boot: Boot, changed_image: str, docker: Docker, tmp_path: Path
-) -> None:
+def test_another_version_on_the_same_volume(boot: Boot, changed_image: str, tmp_path: Path) -> None:
     volume = "--volume=data:/var/lib/docker"
     old = boot(volume)
-    print(wait_until_ready(old))
+    wait_until_ready(old)
     number = create_user(old, "Kept")
     contents = json.loads(old.execute("cat", "/usr/share/wiki-cluster/contents.json"))
     old.stop()
-    docker.run("rm", old.id)
 
     new = boot(volume, of=changed_image)
-    print(wait_until_ready(new))
+    wait_until_ready(new)
     assert user(new, number) == "Kept"
     new.stop()
-    docker.run("rm", new.id)
 
     contents["versions"]["wiki-cluster"] = "0.0.1"
     (tmp_path / "contents.json").write_text(json.dumps(contents))

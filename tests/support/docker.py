@@ -123,10 +123,13 @@ class Docker:
         flags = ("--detach", f"--network={self._network}", "--publish-all", *options, *variables)
         return Container(self, self.run("run", *flags, image, *command).splitlines()[-1])
 
+    def containers(self) -> list[Container]:
+        return [Container(self, each) for each in self.run("ps", "--all", "--quiet").split()]
+
     def clean(self) -> None:
         """Removes every container and volume."""
-        if left := self.run("ps", "--all", "--quiet").split():
-            self.run("rm", "--force", "--volumes", *left)
+        if left := self.containers():
+            self.run("rm", "--force", "--volumes", *(each.id for each in left))
         if left := self.run("volume", "ls", "--quiet").split():
             self.run("volume", "rm", *left)
 
