@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support import nix
+from support import nix, previous
 from support.helm import Helm, install
 from support.kube import Cluster, NewNamespace, NewRelease, Release
 from support.nix import Nix
@@ -42,6 +42,15 @@ def chart(cluster: Cluster, flake: Nix, images: list[Path]) -> Path:
     cluster.load(*images)
     (package,) = flake.build("chart")[0].glob("wiki-*.tgz")
     return package
+
+
+@pytest.fixture(scope="session")
+def first_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of 0.1.0."""
+    try:
+        return previous.chart(tmp_path_factory.mktemp("first"))
+    except previous.UnavailableError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

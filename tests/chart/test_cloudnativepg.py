@@ -7,12 +7,14 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from support import previous
 from support.kube import PATIENT, SMALL, Cluster, Load, NewRelease, Release
 from support.wait import wait_until
 
@@ -51,20 +53,28 @@ def operand(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def release(operand: str, new_module_release: NewRelease) -> Iterator[Release]:
     release = new_module_release("wiki-cloudnativepg")
-    options = [
+    with installed(release, operand, "--set=backup.enabled=true") as said:
+        assert "Warning" not in said, "the operator's webhook warns"
+        yield release
+
+
+@contextlib.contextmanager
+def installed(
+    release: Release, operand: str, *options: str, chart: Path | None = None
+) -> Iterator[str]:
+    """And healthy; what was said on stderr."""
+    common = (
         "--set=cloudnativepg.enabled=true",
         f"--set=cloudnativepg.imageName={operand}",
         "--set=cloudnativepg.storage.size=256Mi",
         "--set=networkPolicy.enabled=true",
-        "--set=backup.enabled=true",
         "--set=api.replicas=2",
         "--set=api.resources.requests.cpu=50m",
-    ]
-    installed = release.install(*options, *PATIENT, *SMALL)
-    assert "Warning" not in installed.stderr, "the operator's webhook warns"
+    )
+    said = release.install(*common, *PATIENT, *SMALL, *options, chart=chart).stderr
     wait_until_healthy(release)
     release.wait_until_answering()
-    yield release
+    yield said
     # its pods would be made anew while the namespace is deleted
     release.kubectl("delete", "cluster", CLUSTER, "--timeout=120s", check=False)
 
@@ -158,6 +168,46 @@ def direct_writes(release: Release, image: str) -> Iterator[list[float]]:
 def longest_pause(moments: list[float]) -> tuple[float, float]:
     """Its first and its last moment."""
     return max(itertools.pairwise(sorted(moments)), key=lambda pause: pause[1] - pause[0])
+
+
+def test_from_0_1_0_and_back(
+    operand: str, new_release: NewRelease, first_chart: Path, tmp_path: Path
+) -> None:
+    """Each way under load, and nothing acknowledged is lost."""
+    release = new_release("wiki-cloudnativepg-0-1-0")
+    release.cluster.load(previous.image(tmp_path))
+
+    def moved(how: Callable[[], object]) -> None:
+        with release.load(workers=8, rate=40) as load:
+            load.wait_for(40)
+            how()
+            wait_until_healthy(release)
+            load.wait_for(40)
+        start, end = longest_pause(load.moments)
+        print(
+            f"no write for {end - start:.1f} s; {len(load.acknowledged)} acknowledged, "
+            f"{len(load.failures)} failures: {Counter(load.failures).most_common(3)}"
+        )
+        assert_nothing_lost(release, load)
+
+    with installed(release, operand, chart=first_chart):
+        ada = release.create_user("Ada")
+        post = {"user_id": ada["id"], "content": "of 0.1.0"}
+        first = release.client.post("/posts", json=post).raise_for_status().json()
+        schema = "SELECT count(*) FROM seaql_migrations"
+        old = sql(release, schema)
+
+        moved(release.upgrade)
+        new = sql(release, schema)
+        assert int(new) > int(old)
+        assert release.client.get("/posts").raise_for_status().json()[0]["user_id"] == ada["id"]
+        assert sql(release, "SHOW synchronous_standby_names").startswith("ANY 1")
+
+        moved(lambda: release.helm("rollback", "--wait", "--timeout=5m", seconds=330))
+        assert sql(release, schema) == new
+        assert release.client.get(f"/posts/{first['post_id']}").json() == first
+        assert release.client.get(f"/users/{ada['id']}").json() == ada
+        assert release.client.get("/posts").status_code == 405
 
 
 def test_every_write_is_on_two_instances(release: Release) -> None:

@@ -1,37 +1,19 @@
 """What a cluster and a Helm make of what was there before: no image is needed for that."""
 
 import itertools
-import subprocess
-import tarfile
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import previous
 from support.cluster import Cluster
 from support.helm import CHART, Helm
 from support.kube import SMALL, NewNamespace, Release, Result
-from support.service import ROOT
 from support.wait import wait_until
 
 NUMBERS = itertools.count()
 LONG = "a-release-by-a-name-of-forty-five-letters-one"
-
-
-@pytest.fixture(scope="session")
-def first_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart of 0.1.0."""
-    command = ["git", "archive", previous.COMMIT, "chart"]
-    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    if archive.returncode:
-        pytest.skip(f"no {previous.VERSION}: commit {previous.COMMIT} is not in this clone")
-    folder = tmp_path_factory.mktemp("first")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "chart"
 
 
 @pytest.fixture

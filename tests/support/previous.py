@@ -1,8 +1,14 @@
-"""The version before this one, as a program, for what must hold between two versions."""
+"""The version before this one, for what must hold between two versions."""
 
+import hashlib
+import json
+import platform
+import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 from support import service
@@ -19,6 +25,53 @@ class UnavailableError(Exception):
     """Why there is none."""
 
 
+def sources(*paths: str) -> bytes:
+    """An archive of them."""
+    archive = ["git", "archive", COMMIT, *paths]
+    found = subprocess.run(archive, cwd=ROOT, check=False, capture_output=True)
+    if found.returncode:
+        reason = f"no {VERSION}: commit {COMMIT} is not in this clone (git fetch --unshallow)"
+        raise UnavailableError(reason)
+    return found.stdout
+
+
+def chart(folder: Path) -> Path:
+    with tarfile.open(fileobj=BytesIO(sources("chart"))) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "chart"
+
+
+def image(folder: Path) -> Path:
+    """An archive of its image: the program, and the libraries that it loads on this machine."""
+    program = build()
+    loaded = subprocess.run(["ldd", program], check=True, stdout=subprocess.PIPE, text=True).stdout
+    layer = folder / "layer.tar"
+    with tarfile.open(layer, "w") as tar:
+        tar.add(program, "bin/wiki-service")
+        for library in re.findall(r"/\S+", loaded):
+            tar.add(Path(library).resolve(), library)
+    config = {
+        "architecture": {"aarch64": "arm64"}.get(platform.machine(), "amd64"),
+        "os": "linux",
+        "config": {"Entrypoint": ["/bin/wiki-service"], "User": "65532:65532"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest(layer)}"]},
+    }
+    name = f"wiki-service:{VERSION}"
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [layer.name]}]
+    for path, content in (("config.json", config), ("manifest.json", manifest)):
+        (folder / path).write_text(json.dumps(content))
+    archive = folder / "wiki-service.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in ("manifest.json", "config.json", layer.name):
+            tar.add(folder / path, path)
+    return archive
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def build() -> Path:
     """Builds it from its commit, once. What this version has compiled already serves as it is."""
     with turn("previous"):
@@ -29,16 +82,12 @@ def build() -> Path:
 
 
 def build_in(directory: Path) -> None:
-    archive = ["git", "archive", COMMIT, "Cargo.*", "rust-toolchain.toml", "src", "migration"]
-    found = subprocess.run(archive, cwd=ROOT, check=False, capture_output=True)
-    if found.returncode:
-        reason = f"no {VERSION}: commit {COMMIT} is not in this clone (git fetch --unshallow)"
-        raise UnavailableError(reason)
+    archive = sources("Cargo.*", "rust-toolchain.toml", "src", "migration")
     service.build()
     source, target = directory / "source", directory / "target"
     source.mkdir()
     target.mkdir()
-    subprocess.run(["tar", "--extract"], cwd=source, input=found.stdout, check=True)
+    subprocess.run(["tar", "--extract"], cwd=source, input=archive, check=True)
     subprocess.run(["cp", "-a", "--link", ROOT / "target/debug", target], check=False)
     command = ["cargo", "build", "--locked", "--quiet", f"--target-dir={target}"]
     subprocess.run(command, cwd=source, check=True)
