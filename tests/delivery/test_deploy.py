@@ -1,6 +1,7 @@
-"""What is in deploy/ suits the chart, and Kubernetes with the definitions of Argo CD and Flux."""
+"""What is in deploy/ suits the chart, and Kubernetes with the definitions of those it is for."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ from support.version import VERSION
 from support.wait import wait_until
 
 DEPLOY = ROOT / "deploy"
-# Traefik's definitions are to be had nowhere without its chart.
-OBJECTS = sorted([*DEPLOY.glob("argocd/*.yaml"), *DEPLOY.glob("flux/*.yaml")])
+OBJECTS = sorted(DEPLOY.glob("*/*.yaml"))
+RATE_LIMIT = DEPLOY / "traefik/rate-limit.yaml"
 ENVIRONMENTS = {path.stem: path for path in DEPLOY.glob("*.yaml")}
 
 
@@ -29,9 +30,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def definitions(cluster: Cluster) -> Iterator[None]:
-    """Argo CD's and Flux's, without their controllers; and the namespaces of the examples."""
-    files = [f"--filename={path}" for path in crds.download()]
-    assert len(files) >= 5
+    """Without their controllers; and the namespaces of the examples."""
+    there = cluster.kubectl("get", "crds", "--output=name")  # k3s has Traefik's
+    files = [
+        f"--filename={path}" for name, path in crds.download().items() if f"/{name}\n" not in there
+    ]
     namespaces = ("argocd", "wiki")
     cluster.kubectl("apply", "--server-side", *files)
     # kubectl fails at once where a definition has no status yet
@@ -114,12 +117,28 @@ def rendered(tmp_path: Path, values: dict[str, Any]) -> tuple[str, list[dict[str
     return text, [each for each in yaml.safe_load_all(text) if each]
 
 
-@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in OBJECTS if path != RATE_LIMIT], ids=lambda path: path.stem
+)
 def test_the_chart_accepts_the_values(tmp_path: Path, path: Path) -> None:
     values = [each for document in documents(path) for each in values_of(document)]
     assert len(values) == (len(ENVIRONMENTS) if path.stem == "applicationset" else 1)
     for each in values:
         assert rendered(tmp_path, each)[1]
+
+
+def test_the_ingress_takes_traefiks_limit(tmp_path: Path) -> None:
+    """By the values in its comment."""
+    text = RATE_LIMIT.read_text()
+    values = "\n".join(re.findall(r"^#  (.*)$", text, re.MULTILINE))
+    objects = rendered(tmp_path, yaml.safe_load(values))[1]
+    (ingress,) = (each for each in objects if each["kind"] == "Ingress")
+    key = "traefik.ingress.kubernetes.io/router.middlewares"
+    limit = yaml.safe_load(text)["metadata"]
+    assert (
+        ingress["metadata"]["annotations"][key]
+        == f"{limit['namespace']}-{limit['name']}@kubernetescrd"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("argocd/*.yaml")), ids=lambda path: path.stem)

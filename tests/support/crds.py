@@ -1,21 +1,25 @@
-"""The definitions of Argo CD's and Flux's objects, from the Go modules of their controllers."""
+"""The definitions of Argo CD's, Flux's and Traefik's objects, from their Go modules."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 from support.helm import go
 
-# Of Argo CD 3.3 and Flux 2.8, whose helm-controller is on Go's proxy in the version before only.
+# Of Argo CD 3.3, Traefik 3.7 and Flux 2.8, whose helm-controller is on Go's proxy in the version
+# before only.
 # The folders are those of the modules.
 MODULES = {
     "github.com/argoproj/argo-cd/v3@v3.3.2": "manifests/crds",
     "github.com/fluxcd/helm-controller@v1.4.0": "config/crd/bases",
     "github.com/fluxcd/source-controller@v1.8.0": "config/crd/bases",
+    "github.com/traefik/traefik/v3@v3.7.13": "docs/content/reference/dynamic-configuration",
 }
 
 
-def download() -> list[Path]:
+def download() -> dict[str, Path]:
+    """Their files, by the names of what they define."""
     files: list[Path] = []
     for module, folder in MODULES.items():
         found = subprocess.run(
@@ -23,4 +27,4 @@ def download() -> list[Path]:
         )
         files += Path(json.loads(found.stdout)["Dir"], folder).glob("*.io_*.yaml")
         files += Path(json.loads(found.stdout)["Dir"], folder).glob("*-crd.yaml")
-    return files
+    return {re.findall(r"^  name: (.*)$", path.read_text(), re.M)[0]: path for path in files}

@@ -38,6 +38,9 @@ def sources(*paths: str) -> bytes:
 def chart(folder: Path) -> Path:
     with tarfile.open(fileobj=BytesIO(sources("chart"))) as tar:
         tar.extractall(folder, filter="data")
+    about = folder / "chart/Chart.yaml"
+    # as it was packed for the release
+    about.write_text(re.sub(r'(?<=ersion: )"?0\.0\.0"?', VERSION, about.read_text()))
     return folder / "chart"
 
 
