@@ -277,6 +277,7 @@ def test_the_service_across_restarts(docker: Docker, image: str, load: Load) -> 
         options=(*HARDENED, "--user=12345:12345"),
         DATABASE_URL=f"postgres://wikiuser@{host}/wiki",
         PGPASSWORD=PASSWORD,
+        SEARCH="true",  # which takes ICU
     )
     service.wait_until_answers(8000, "/readyz")
 
