@@ -285,7 +285,7 @@ def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
     """The image of another version of the project, whose node is another one."""
     folder = tmp_path / "changed"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
-    file = folder / "nix/k3s-image.nix"
+    file = folder / "nix/images/k3s-image.nix"
     file.write_text(file.read_text().replace('title = "k3s"', 'title = "k3s, changed"'))
     changed = docker.load(Nix(folder).build("cluster-image.stream")[0])
     assert changed != image
