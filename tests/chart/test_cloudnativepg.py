@@ -73,9 +73,11 @@ def installed(
     said = release.install(*common, *PATIENT, *SMALL, *options, chart=chart).stderr
     wait_until_healthy(release)
     release.wait_until_answering()
-    yield said
-    # its pods would be made anew while the namespace is deleted
-    release.kubectl("delete", "cluster", CLUSTER, "--timeout=120s", check=False)
+    try:
+        yield said
+    finally:
+        # its pods would be made anew while the namespace is deleted
+        release.kubectl("delete", "cluster", CLUSTER, "--timeout=120s", check=False)
 
 
 def wait_until_healthy(release: Release, instances: int = 3) -> None:
