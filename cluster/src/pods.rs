@@ -7,6 +7,8 @@ use serde_json::Value;
 use crate::config::RELEASE;
 use crate::process::run;
 
+const LIMIT: Duration = Duration::from_secs(15);
+
 pub struct Pod {
     pub name: String,
     pub ready: bool,
@@ -16,9 +18,8 @@ pub struct Pod {
 
 /// Those that should be running; what has ended well is left out.
 pub fn list(which: &str) -> Result<Vec<Pod>, String> {
-    let limit = Duration::from_secs(15);
     let text =
-        run(limit, "kubectl", &["get", "pods", which, "--output=json", "--request-timeout=10s"])?;
+        run(LIMIT, "kubectl", &["get", "pods", which, "--output=json", "--request-timeout=10s"])?;
     let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
     Ok(items.iter().filter(|pod| pod["status"]["phase"] != "Succeeded").map(read_pod).collect())
@@ -56,9 +57,24 @@ pub fn waiting_for() -> Option<String> {
     let waiting: Vec<String> = pods
         .iter()
         .filter(|pod| !pod.ready)
-        .map(|pod| format!("{} {}", pod.name, pod.state))
+        .map(|pod| match last_words(pod) {
+            Some(words) => format!("{} {} ({words})", pod.name, pod.state),
+            None => format!("{} {}", pod.name, pod.state),
+        })
         .collect();
     (!waiting.is_empty()).then(|| waiting.join(", "))
+}
+
+/// Of one that ends again and again. What a program says as it ends is no JSON, and may come before the last lines of its log.
+fn last_words(pod: &Pod) -> Option<String> {
+    if pod.state != "CrashLoopBackOff" {
+        return None;
+    }
+    let arguments = ["logs", &pod.name, "--previous", "--tail=20", "--request-timeout=10s"];
+    let log = run(LIMIT, "kubectl", &arguments).ok()?;
+    let lines: Vec<&str> = log.lines().collect();
+    let words = lines.iter().rfind(|line| !line.starts_with('{')).or(lines.last())?;
+    Some((*words).to_owned())
 }
 
 #[cfg(test)]

@@ -34,18 +34,17 @@ API = (
 )
 PIN, K3S_PIN = "io.cri-containerd.pinned", "io.cattle.k3s.pinned"
 PAUSE = "docker.io/rancher/mirrored-pause:3.6"
+RUNS, CRASHES = {"running": {}}, {"waiting": {"reason": "CrashLoopBackOff"}}
 PODS = {
     "items": [
         {
             "metadata": {"name": f"wiki-release-{name}"},
             "status": {
                 "phase": "Running",
-                "containerStatuses": [
-                    {"ready": ready, "restartCount": 0, "state": {"running": {}}}
-                ],
+                "containerStatuses": [{"ready": state == RUNS, "restartCount": 0, "state": state}],
             },
         }
-        for name, ready in {"api": True, "grafana": BROKEN != "pods"}.items()
+        for name, state in {"api": RUNS, "grafana": CRASHES if BROKEN == "pods" else RUNS}.items()
     ]
 }
 
@@ -376,6 +375,8 @@ def kubectl(*arguments: str) -> None:
             fail("error: timed out waiting for the condition")
         case ["get", "pods", *_, "--output=json", _]:
             print(json.dumps(PODS))
+        case ["logs", "wiki-release-grafana", "--previous", "--tail=20", _]:
+            print('the disk is full\n{"level":"INFO"}')
         case ["get", "pods" | "events" as what, *_]:
             print(f"the {what}")
         case ["exec", *_]:

@@ -370,7 +370,8 @@ def test_a_machine_that_will_not_do(machine, options: dict[str, str], complaint:
 
 
 def test_a_step_that_fails_shows_why(machine) -> None:
-    machine.refuse(BROKEN="pods")
+    last = machine.refuse(BROKEN="pods")
+    assert "wiki-release-grafana CrashLoopBackOff (the disk is full)" in last
     for title in ("--- pods", "the pods", "--- events", "the events", "--- log of dockerd"):
         assert title in machine.output.splitlines()
 
