@@ -361,7 +361,8 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ({"BROKEN": "helm"}, "helm is broken"),
         (
             {"BROKEN": "pods"},
-            "wiki-release-grafana NotReady (error: timed out waiting for the condition)",
+            "wiki-release-grafana CrashLoopBackOff (the disk is full) "
+            "(error: timed out waiting for the condition)",
         ),
     ],
 )
