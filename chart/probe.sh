@@ -132,7 +132,8 @@ walk() {
   call 200 GET "/posts/$post/reactions"
   has '"heart":0'
 
-  call 201 POST "/posts/$post/attachments" 'helm test' 'Content-Disposition: attachment; filename="test.txt"'
+  call 201 POST "/posts/$post/attachments" 'helm test' 'Content-Type: text/plain' \
+    'Content-Disposition: attachment; filename="test.txt"'
   attachment=$id
   call 200 GET "/attachments/$attachment"
   has $'\r\n\r\nhelm test'

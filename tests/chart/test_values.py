@@ -83,6 +83,7 @@ REFUSED = {
     "keys without an issuer": (["api.auth.jwksConfigMap=keys"], "api.auth.issuer"),
     "an authority without an issuer": (["api.auth.caSecret=ca"], "api.auth.issuer"),
     "tokens for reading without an issuer": (["api.auth.read=token"], "api.auth.issuer"),
+    "a token for tests without an issuer": (["tests.tokenSecret=token"], "api.auth.issuer"),
     "readers that there are not": (["api.auth.read=all"], "/api/auth/read"),
     "an unknown type of token": (["api.auth.tokenType=JWT"], "/api/auth/tokenType"),
     "an unknown word for who edits": (["api.editing=everybody"], "/api/editing"),

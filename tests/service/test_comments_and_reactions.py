@@ -360,12 +360,18 @@ def test_they_go_with_their_post_and_their_user(
 
 
 REFERENCES = {
+    # Of a table's INTEGER PRIMARY KEY there is no index: the table is one.
     "sqlite": """
-        SELECT key."table" FROM sqlite_schema AS tables, pragma_foreign_key_list(tables.name) AS key
-        WHERE type = 'table' AND NOT EXISTS (
-            SELECT 1 FROM pragma_index_list(tables.name) AS indexes, pragma_index_info(indexes.name)
-                AS columns
-            WHERE seqno = 0 AND columns.name = key."from")
+        SELECT tables.name, key."from"
+        FROM sqlite_schema AS tables, pragma_foreign_key_list(tables.name) AS key,
+            pragma_table_info(tables.name) AS info
+        WHERE tables.type = 'table' AND info.name = key."from"
+            AND NOT (info.pk = 1 AND info.type = 'INTEGER' AND NOT EXISTS (
+                SELECT 1 FROM pragma_table_info(tables.name) WHERE pk = 2))
+            AND NOT EXISTS (
+                SELECT 1 FROM pragma_index_list(tables.name) AS indexes,
+                    pragma_index_info(indexes.name) AS columns
+                WHERE seqno = 0 AND columns.name = key."from")
     """,
     "postgresql": """
         SELECT conrelid::regclass::text, conname FROM pg_constraint
