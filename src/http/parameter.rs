@@ -37,23 +37,54 @@ impl<'a, T: InQuery> ApiExtractor<'a> for Query<T> {
         _: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        let name = options.name;
-        let pairs = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
-        let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value);
-        let wrong = match (values.next(), values.next()) {
-            (None, _) => return Ok(Self(None)),
-            (Some(value), None) => match value.parse() {
-                Ok(value) => return Ok(Self(Some(value))),
-                Err(wanted) => {
-                    let given: String = value.chars().take(40).collect();
-                    format!("{name} is {given:?}: give {wanted}")
-                }
-            },
-            _ => format!("{name} is given more than once"),
-        };
-        let pointer = format!("#/query/{name}");
-        Err(Problem::invalid(vec![Invalid { pointer, detail: wrong }]).into())
+        Ok(Self(in_query(request, options.name)?))
     }
+}
+
+/// A parameter of the query that has to be given, and once.
+pub struct Required<T>(pub T);
+
+impl<'a, T: InQuery> ApiExtractor<'a> for Required<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = T;
+    type ParamRawType = T;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(T::schema())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<T>,
+    ) -> Result<Self> {
+        let name = options.name;
+        Ok(Self(in_query(request, name)?.ok_or_else(|| refusal(name, "is missing".into()))?))
+    }
+}
+
+fn in_query<T: InQuery>(request: &Request, name: &str) -> Result<Option<T>, Problem> {
+    let pairs = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value);
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.parse().map(Some).map_err(|wanted| {
+            let given: String = value.chars().take(40).collect();
+            refusal(name, format!("is {given:?}: give {wanted}"))
+        }),
+        _ => Err(refusal(name, "is given more than once".into())),
+    }
+}
+
+fn refusal(name: &str, wrong: String) -> Problem {
+    let pointer = format!("#/query/{name}");
+    Problem::invalid(vec![Invalid { pointer, detail: format!("{name} {wrong}") }])
 }
 
 /// What is read from the head of a request, and stands in the document by the name of its header.

@@ -12,11 +12,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{
     app::App,
-    http::{
-        operation::Failure,
-        parameter::Query,
-        problem::{Invalid, Problem},
-    },
+    http::{operation::Failure, parameter::Required, problem::Problem},
     id::Id,
     wiki::{Tag, failure::ReadFailure, revisions},
 };
@@ -54,19 +50,12 @@ impl Diffs {
         &self,
         /// The post's id.
         id: Path<Id>,
-        /// The number of the revision to begin from. It has to be given.
-        from: Query<Id>,
-        /// The number of the revision to come to. It has to be given.
-        to: Query<Id>,
+        /// The number of the revision to begin from.
+        from: Required<Id>,
+        /// The number of the revision to come to.
+        to: Required<Id>,
     ) -> Result<Compared, Failure<ReadFailure>> {
-        let (Some(from), Some(to)) = (from.0, to.0) else {
-            let missing = [("from", from.0), ("to", to.0)];
-            let missing = missing.iter().filter(|(_, given)| given.is_none()).map(|(name, _)| {
-                let detail = format!("{name} is missing: give the number of a revision");
-                Invalid { pointer: format!("#/query/{name}"), detail }
-            });
-            return Err(Problem::invalid(missing.collect()).into());
-        };
+        let (from, to) = (from.0, to.0);
         let (old, new) = revisions::find_two(&self.app, id.0, from, to).await?;
         let turn = self.turns.clone().try_acquire_owned().map_err(|_| {
             let detail = "as many revisions as are at a time are being compared";

@@ -146,6 +146,8 @@ def test_kill_9_in_the_middle_of_edits_and_deletions(
 ) -> None:
     kills = 100 if long else 3
     settings = {"PORT": free_port(), "RUST_LOG": "warn", "EDITING": "author", **issuer.variables}
+    # So that the only answers that are missing are those of a service that was killed.
+    settings |= {f"DATABASE_{what}_TIMEOUT_SECONDS": 20 for what in ("ACQUIRE", "STATEMENT")}
     service = start_service(database, **settings)
     authors = [Author(service, issuer.token(f"{n}"), chance) for n in range(WRITERS)]
 
