@@ -75,22 +75,7 @@ impl<'a, T: InQuery> ApiExtractor<'a> for Query<T> {
         _: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        let name = options.name;
-        let pairs = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
-        let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value);
-        let wrong = match (values.next(), values.next()) {
-            (None, _) => return Ok(Self(None)),
-            (Some(value), None) => match value.parse() {
-                Ok(value) => return Ok(Self(Some(value))),
-                Err(wanted) => {
-                    let given: String = value.chars().take(40).collect();
-                    format!("{name} is {given:?}: give {wanted}")
-                }
-            },
-            _ => format!("{name} is given more than once"),
-        };
-        let pointer = format!("#/query/{name}");
-        Err(Problem::invalid(vec![Invalid { pointer, detail: wrong }]).into())
+        Ok(Self(in_query(request, options.name)?))
     }
 }
 
