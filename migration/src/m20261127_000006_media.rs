@@ -1,5 +1,6 @@
 //! Pictures of users, and attachments of posts. Their bytes stand last, so that on SQLite what is read of
-//! a row without them reads none of its overflow pages.
+//! a row without them reads none of its overflow pages. Attachments come first, as an insert of a post
+//! locks posts before users.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
@@ -17,16 +18,16 @@ CREATE TABLE IF NOT EXISTS attachments (
     media_type TEXT NOT NULL,
     owner_id INTEGER REFERENCES users (id) ON DELETE SET NULL,
     created_time TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    bytes BLOB NOT NULL,
+    sha256 TEXT NOT NULL CHECK (length(sha256) = 64 AND NOT sha256 GLOB '*[^0-9a-f]*'),
+    bytes BLOB NOT NULL CHECK (typeof(bytes) = 'blob'),
     UNIQUE (post_id, slot)
 );
 CREATE TABLE IF NOT EXISTS pictures (
     user_id INTEGER PRIMARY KEY NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     version INTEGER NOT NULL,
     media_type TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    bytes BLOB NOT NULL
+    sha256 TEXT NOT NULL CHECK (length(sha256) = 64 AND NOT sha256 GLOB '*[^0-9a-f]*'),
+    bytes BLOB NOT NULL CHECK (typeof(bytes) = 'blob')
 );
 CREATE INDEX IF NOT EXISTS attachments_owner_id ON attachments (owner_id);
 CREATE TRIGGER IF NOT EXISTS pictures_sha256 BEFORE UPDATE OF bytes ON pictures

@@ -65,6 +65,9 @@ fn parse(text: &str) -> Result<Option<String>, String> {
             return if rest.is_empty() { break } else { Err(malformed()) };
         };
         let name = name.trim_end();
+        if name.is_empty() || !name.chars().all(is_token) {
+            return Err(malformed());
+        }
         let (value, after) = match value.trim_start().strip_prefix('"') {
             Some(quoted) => unquote(quoted).ok_or_else(malformed)?,
             None => {

@@ -75,7 +75,22 @@ impl<'a, T: InQuery> ApiExtractor<'a> for Query<T> {
         _: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        Ok(Self(in_query(request, options.name)?))
+        let name = options.name;
+        let pairs = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+        let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value);
+        let wrong = match (values.next(), values.next()) {
+            (None, _) => return Ok(Self(None)),
+            (Some(value), None) => match value.parse() {
+                Ok(value) => return Ok(Self(Some(value))),
+                Err(wanted) => {
+                    let given: String = value.chars().take(40).collect();
+                    format!("{name} is {given:?}: give {wanted}")
+                }
+            },
+            _ => format!("{name} is given more than once"),
+        };
+        let pointer = format!("#/query/{name}");
+        Err(Problem::invalid(vec![Invalid { pointer, detail: wrong }]).into())
     }
 }
 
@@ -114,9 +129,6 @@ impl<'a, T: InQuery + Send> ApiExtractor<'a> for Required<T> {
 
 /// What is read from the head of a request, and stands in the document by the name of its header.
 pub trait InHead: Sized {
-    /// Whether the document says that it has to be there.
-    const IS_REQUIRED: bool = false;
-
     fn read(headers: &HeaderMap) -> Result<Self, Problem>;
 
     fn schema() -> MetaSchema {
@@ -129,7 +141,6 @@ pub struct Header<T>(pub T);
 
 impl<'a, T: InHead> ApiExtractor<'a> for Header<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-    const PARAM_IS_REQUIRED: bool = T::IS_REQUIRED;
 
     type ParamType = T;
     type ParamRawType = T;

@@ -1,5 +1,6 @@
 """Pictures and attachments: what is taken, and how it is served. Who may is another file."""
 
+import contextlib
 import itertools
 import socket
 import subprocess
@@ -34,8 +35,10 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def service(
     database: Database, program: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    variables = database.environment | {"EDITING": "anyone", "REQUEST_TIMEOUT_SECONDS": "2"}
-    one = Service(program, tmp_path_factory.mktemp("anyone"), variables).wait_until_ready()
+    variables = {"EDITING": "anyone", "REQUEST_TIMEOUT_SECONDS": "2", "RUST_LOG": "trace"}
+    one = Service(
+        program, tmp_path_factory.mktemp("anyone"), database.environment | variables
+    ).wait_until_ready()
     yield one
     one.close()
 
@@ -361,11 +364,13 @@ def test_a_post_has_ten_attachments(client: httpx.Client, database: Database, us
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: attach(client, post, b"%d" % n), range(20)))
     statuses = [answer.status_code for answer in answers]
-    assert sorted(statuses) == [201] * 10 + [409] * 10
-    refused = next(answer for answer in answers if answer.status_code == 409)
+    # A machine may be too busy for some.
+    assert set(statuses) <= {201, 409, 503}
+    assert 10 - statuses.count(503) <= statuses.count(201) <= 10
+    while (refused := attach(client, post)).status_code == 201:
+        pass
     assert "10" in problem(refused, 409)["detail"]
     assert len(client.get(f"/posts/{post}/attachments").json()) == 10
-    problem(attach(client, post), 409)
     assert attach(client, other).status_code == 201
     database.execute(f"DELETE FROM attachments WHERE post_id = {post} AND slot = 4")
     assert attach(client, post).status_code == 201
@@ -427,6 +432,8 @@ NO_NAMES = [
     "; filename=x",
     "attachment filename=x",
     "attachment; filename",
+    "attachment; x; filename=y",
+    "attachment; =y",
     'attachment; filename="x',
     'attachment; filename="x" y',
     'attachment; filename="x\\',
@@ -465,11 +472,14 @@ def test_what_no_file_is_called(client: httpx.Client, post: int) -> None:
 
 
 def test_bytes_are_in_no_log(service: Service, client: httpx.Client, user: int, post: int) -> None:
-    put_picture(client, user, PNG + b"s3cr3t-bytes")
-    attach(client, post, b"s3cr3t-bytes")
-    put_picture(client, user, b"s3cr3t-bytes")
-    last = put_picture(client, user, b"s3cr3t-bytes", "image/png")
-    wait_until(lambda: last.headers["x-request-id"] in service.text, "the last line")
+    """At whatever level."""
+    secret = b"s3cr3t-bytes"
+    assert put_picture(client, user, PNG + secret).status_code == 201
+    path = attachment(client, post, secret)
+    assert client.get(path).content == secret
+    problem(put_picture(client, user, secret), 415)
+    last = problem(attach(client, post, secret, content_encoding="gzip"), 415)["request_id"]
+    wait_until(lambda: last in service.text, "the last line")
     assert "s3cr3t" not in service.text
 
 
@@ -500,3 +510,30 @@ def test_a_backup_has_them(
         assert restored.get(path).content == content
         assert restored.get(path).headers["etag"] == client.get(path).headers["etag"]
     assert attach(restored, post).json()["attachment_id"] > 1
+
+
+@contextlib.contextmanager
+def blocked(database: Database) -> Iterator[None]:
+    if isinstance(database, SqliteDatabase):
+        with database.writes_blocked():
+            yield
+        return
+    with database.connect() as connection:
+        connection.execute("BEGIN; LOCK TABLE attachments, pictures IN EXCLUSIVE MODE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_to_set_a_picture_may_be_tried_again(
+    client: httpx.Client, database: Database, user: int, post: int
+) -> None:
+    """It sets the same one. To add an attachment may add another."""
+    with blocked(database):
+        again = put_picture(client, user)
+        once = attach(client, post)
+        problem(client.get(f"/users/{user}/picture"), 404)
+    problem(again, 503)
+    assert again.headers["retry-after"] == "1"
+    problem(once, 503)
+    assert "retry-after" not in once.headers
+    wait_until(lambda: put_picture(client, user).is_success, "the next write")
