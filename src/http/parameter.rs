@@ -129,6 +129,9 @@ impl<'a, T: InQuery + Send> ApiExtractor<'a> for Required<T> {
 
 /// What is read from the head of a request, and stands in the document by the name of its header.
 pub trait InHead: Sized {
+    /// Whether the document says that it has to be there.
+    const IS_REQUIRED: bool = false;
+
     fn read(headers: &HeaderMap) -> Result<Self, Problem>;
 
     fn schema() -> MetaSchema {
@@ -141,6 +144,7 @@ pub struct Header<T>(pub T);
 
 impl<'a, T: InHead> ApiExtractor<'a> for Header<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = T::IS_REQUIRED;
 
     type ParamType = T;
     type ParamRawType = T;
