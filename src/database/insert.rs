@@ -3,10 +3,15 @@
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, FromQueryResult,
     IdenStatic, IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement, Value,
-    sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
 };
 
-use crate::{database::pool::Database, request};
+use crate::{
+    database::{
+        pool::Database,
+        texts::{Columns, Condition, Insert, Shape, returned},
+    },
+    request,
+};
 
 /// The columns by which a row is written once. No entity has them: nobody is shown them.
 const KEY: &str = "idempotency_key";
@@ -29,10 +34,11 @@ pub struct Once<E: EntityTrait> {
 pub struct Terms {
     /// Columns that its entity has not, with their values.
     pub beside: Vec<(&'static str, Value)>,
-    /// What has to hold.
-    pub condition: Option<Expr>,
-    /// By what it is not to be inserted a second time.
-    pub unique: Option<OnConflict>,
+    /// What has to hold, of which values.
+    pub condition: Option<(Condition, Vec<Value>)>,
+    /// There is to be no second row with the same of these columns, of which the last has an index where it
+    /// is not null.
+    pub unique: Option<Columns>,
 }
 
 /// What came of an insert.
@@ -58,23 +64,14 @@ impl Database {
         A: ActiveModelTrait + Send + 'static,
         <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
     {
-        if once.is_some() {
-            return match self.insert_on(Terms::default(), row, once, inserted).await? {
-                Inserted::Row(row) => Ok(Some(row)),
-                Inserted::KeyUsed => Ok(None),
-                Inserted::Nothing => {
-                    let gone = "the row that was written by this key was deleted a moment ago";
-                    Err(DbErr::Query(RuntimeErr::Internal(gone.into())))
-                }
-            };
+        match self.insert_on(Terms::default(), row, once, inserted).await? {
+            Inserted::Row(row) => Ok(Some(row)),
+            Inserted::KeyUsed => Ok(None),
+            Inserted::Nothing => {
+                let gone = "the row that was written by this key was deleted a moment ago";
+                Err(DbErr::Query(RuntimeErr::Internal(gone.into())))
+            }
         }
-        let database = self.clone();
-        let work = async move {
-            let row = A::Entity::insert(row).exec_with_returning(&database).await?;
-            inserted(&row);
-            Ok(Some(row))
-        };
-        request::to_the_end(work).await
     }
 
     /// The same on `terms`, in one statement: to look first would race.
@@ -91,15 +88,16 @@ impl Database {
     {
         let database = self.clone();
         let work = async move {
-            let insert = terms.insert(&row, once.as_ref());
-            let new = match database.query_one(&insert).await {
+            let (insert, values) = terms.insert(&row, once.as_ref());
+            let insert = database.statement::<A::Entity>(Shape::Insert(insert), values);
+            let new = match database.run(insert).await {
                 // By its key, while another conflict was looked for.
-                Err(error) if is_of_key(&error) => None,
-                new => new?,
+                Err(error) if is_of_key(&error) => Vec::new(),
+                new => new?.1,
             };
-            match (new, once) {
+            match (new.first(), once) {
                 (Some(new), _) => {
-                    let row = FromQueryResult::from_query_result(&new, "")?;
+                    let row = FromQueryResult::from_query_result(new, "")?;
                     inserted(&row);
                     Ok(Inserted::Row(row))
                 }
@@ -124,7 +122,7 @@ impl Database {
             _ => "",
         };
         let table = A::Entity::default().table_name();
-        let columns: Vec<_> = columns::<A::Entity>().chain([FIELDS]).collect();
+        let columns: Vec<_> = returned::<A::Entity>().chain([FIELDS]).collect();
         let columns = columns.join(", ");
         // Statements that begin with SELECT are taken for reads.
         let find = format!(
@@ -148,47 +146,27 @@ impl Database {
 }
 
 impl Terms {
-    /// Inserts `row`, and returns it, unless there is one by its key, or these terms do not hold.
+    /// Inserts `row` on these terms, unless there is one by its key.
     fn insert<A: ActiveModelTrait>(
         self,
         row: &A,
         once: Option<&Once<A::Entity>>,
-    ) -> InsertStatement {
+    ) -> (Insert, Vec<Value>) {
         let columns_of = <A::Entity as EntityTrait>::Column::iter();
         let set = columns_of.filter_map(|c| Some((c.as_str(), row.get(c).into_value()?)));
         let digests = once.map(|once| [(KEY, once.key), (FIELDS, once.fields)]);
         let digests = digests.into_iter().flatten().map(|(c, digest)| (c, digest.to_vec().into()));
-        let (names, values): (Vec<_>, Vec<Value>) = set.chain(self.beside).chain(digests).unzip();
-        let values = values.into_iter().map(Expr::val);
-        let mut insert = Query::insert();
-        insert.into_table(A::Entity::default()).columns(names);
-        match self.condition {
-            None => insert.values_panic(values),
-            Some(condition) => insert
-                .select_from(Query::select().exprs(values).and_where(condition).to_owned())
-                .expect("as many values as columns"),
-        };
-        if let Some(unique) = self.unique.or_else(|| once.map(|_| unique_where_set(&[KEY]))) {
-            insert.on_conflict(unique);
-        }
-        insert.returning(Query::returning().columns(columns::<A::Entity>())).to_owned()
+        let (columns, mut values): (_, Vec<_>) = set.chain(self.beside).chain(digests).unzip();
+        let condition = self.condition.map(|(condition, of)| {
+            values.extend(of);
+            condition
+        });
+        let unique = self.unique.or(once.map(|_| [KEY].as_slice()));
+        (Insert { columns, condition, unique }, values)
     }
-}
-
-/// No second row with the same of these columns, of which the last has an index where it is not null.
-pub fn unique_where_set(columns: &[&'static str]) -> OnConflict {
-    let last = columns.last().map(|last| Expr::col(*last).is_not_null());
-    OnConflict::columns(columns.iter().copied())
-        .target_and_where_option(last)
-        .do_nothing()
-        .to_owned()
 }
 
 /// Whether the index of keys has refused a row: both databases name the column, or the index by it.
 fn is_of_key(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(why)) if why.contains(KEY))
-}
-
-fn columns<E: EntityTrait>() -> impl Iterator<Item = &'static str> {
-    E::Column::iter().map(|column| column.as_str())
 }

@@ -162,7 +162,7 @@ fn key(post: Id) -> Key {
 }
 
 async fn find(app: &App, id: Id) -> Result<Post, Problem> {
-    let post = Entity::find_by_id(id).one(app.database()?).await?;
+    let post = app.database()?.find::<Entity>(id).await?;
     post.ok_or_else(|| Problem::not_found(format!("there is no post {id}")))
 }
 

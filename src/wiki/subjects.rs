@@ -7,7 +7,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
 use sea_orm::{
     ActiveValue::NotSet,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
-    SqlErr,
+    SqlErr, Value,
     sea_query::{Expr, Query, UpdateStatement},
 };
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
-    database::insert::{Inserted, Terms, unique_where_set},
+    database::insert::{Inserted, Terms},
     http::{
         authorization::{Admin, Caller, insufficient_scope, unknown},
         conditional::{Found, IfNoneMatch},
@@ -171,7 +171,7 @@ impl OwnUsers {
     ) -> Result<Found<User>, Failure<ReadOwnFailure>> {
         let caller = caller.0.ok_or_else(unknown)?;
         let database = self.0.app.database_with(&USERS_SUBJECT)?;
-        let of_subject = Entity::find().filter(is_of(&caller.issuer, &caller.subject));
+        let of_subject = Entity::find().filter(is_of(&*caller.issuer, &*caller.subject));
         let user = of_subject.one(database).await?.ok_or_else(|| {
             Problem::not_found("you have no user yet: POST /users with a name makes it")
         })?;
@@ -215,19 +215,25 @@ fn only_of(issuer: &str, subject: &str) -> Terms {
     Terms {
         beside: vec![(ISSUER, issuer.into()), (SUBJECT, subject.into())],
         condition: None,
-        unique: Some(unique_where_set(&[ISSUER, SUBJECT])),
+        unique: Some(&[ISSUER, SUBJECT]),
     }
 }
 
 /// The terms on which a `caller` writes as this user: as its own.
 pub fn writes_as(caller: &identity::Caller, user: Id) -> Terms {
+    let values = vec![user.into(), (*caller.issuer).into(), caller.subject.as_str().into()];
+    Terms { condition: Some((is_own, values)), ..Terms::default() }
+}
+
+fn is_own(values: &[Value]) -> Expr {
+    let [user, issuer, subject] = values else { unreachable!("those of writes_as") };
     let own = Query::select()
         .column(Column::Id)
         .from(Entity)
-        .and_where(Column::Id.eq(user))
-        .cond_where(is_of(&caller.issuer, &caller.subject))
+        .and_where(Column::Id.eq(user.clone()))
+        .cond_where(is_of(issuer.clone(), subject.clone()))
         .to_owned();
-    Terms { condition: Some(Expr::exists(own)), ..Terms::default() }
+    Expr::exists(own)
 }
 
 fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
@@ -240,8 +246,10 @@ fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
 }
 
 /// Whether a row of the table of users is this subject's.
-fn is_of(issuer: &str, subject: &str) -> Condition {
-    Condition::all().add(Expr::col(ISSUER).eq(issuer)).add(Expr::col(SUBJECT).eq(subject))
+fn is_of(issuer: impl Into<Value>, subject: impl Into<Value>) -> Condition {
+    Condition::all()
+        .add(Expr::col(ISSUER).eq(issuer.into()))
+        .add(Expr::col(SUBJECT).eq(subject.into()))
 }
 
 fn is_taken(error: &sea_orm::DbErr) -> bool {

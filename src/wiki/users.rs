@@ -121,7 +121,7 @@ fn key(user: Id) -> Key {
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
-    let user = Entity::find_by_id(id).one(app.database()?).await?;
+    let user = app.database()?.find::<Entity>(id).await?;
     user.ok_or_else(|| Problem::not_found(format!("there is no user {id}")))
 }
 

@@ -1,0 +1,20 @@
+//! Rows by their primary key.
+
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, FromQueryResult, Statement, Value};
+
+use crate::database::{pool::Database, texts::Shape};
+
+impl Database {
+    /// The row with this primary key.
+    pub async fn find<E: EntityTrait>(
+        &self,
+        id: impl Into<Value>,
+    ) -> Result<Option<E::Model>, DbErr> {
+        let (_, rows) = self.run(self.statement::<E>(Shape::Find, vec![id.into()])).await?;
+        rows.first().map(|row| E::Model::from_query_result(row, "")).transpose()
+    }
+
+    pub fn statement<E: EntityTrait>(&self, shape: Shape, values: Vec<Value>) -> Statement {
+        self.texts.statement::<E>(self.get_database_backend(), shape, values)
+    }
+}
