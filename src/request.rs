@@ -34,7 +34,11 @@ struct Current {
 }
 
 /// Runs `work` as the serving of the request with this id, which `trace` is the span of.
-pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Output = T>) -> T {
+pub fn serving<T>(
+    id: String,
+    trace: Option<Trace>,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
     let current = Current {
         id,
         trace,
@@ -43,7 +47,7 @@ pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Outp
         warning: false.into(),
         user: (-1).into(),
     };
-    CURRENT.scope(Arc::new(current), work).await
+    CURRENT.scope(Arc::new(current), work)
 }
 
 /// Runs `f` with the id of the request that the current task serves, if it serves one.

@@ -32,3 +32,11 @@ fn parse(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
+
+/// The address as a text. Most are IPv4, which takes `fmt` longer.
+pub fn text(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.octets().map(|octet| octet.to_string()).join("."),
+        IpAddr::V6(v6) => v6.to_string(),
+    }
+}

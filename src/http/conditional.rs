@@ -9,7 +9,10 @@ use poem::{
 use poem_openapi::{ApiResponse, types::Type};
 use serde::Serialize;
 
-use crate::http::{json::Rendered, parameter::InHead, problem::Problem};
+use crate::{
+    digits,
+    http::{json::Rendered, parameter::InHead, problem::Problem},
+};
 
 /// To be asked for again each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
@@ -39,7 +42,7 @@ impl InHead for IfNoneMatch {
 pub fn tag<T>(body: &Rendered<T>) -> String {
     let mut hasher = DefaultHasher::new();
     body.bytes().hash(&mut hasher);
-    format!("\"{:016x}\"", hasher.finish())
+    ["\"", &digits::hex(&[hasher.finish()]), "\""].concat()
 }
 
 /// One resource.

@@ -7,9 +7,8 @@ use std::{
 
 use hyper::body::Bytes;
 use poem::{
-    Request, Response, Result,
-    error::MethodNotAllowedError,
-    http::{Method, StatusCode, header},
+    Endpoint, Request, Response, Result,
+    http::{StatusCode, header},
 };
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_yaml::{Mapping, Number, Value};
@@ -120,11 +119,12 @@ impl Page {
             (body.into(), format!("\"{:016x}\"", hasher.finish()))
         })
     }
+}
 
-    pub fn answer(&self, request: &Request) -> Result<Response> {
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return Err(MethodNotAllowedError.into());
-        }
+impl Endpoint for Page {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
         let (body, etag) = self.body_and_etag();
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")

@@ -4,18 +4,22 @@
 use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderValue, Method, StatusCode, header},
+    endpoint::DynEndpoint,
+    error::NotFoundError,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use tokio::time::timeout_at;
 
 use crate::{
     config::{Config, Network},
+    digits,
     http::{
         authorization::{Admitted, Authorization},
         body::Bodies,
@@ -30,9 +34,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-pub struct Middleware<E> {
+pub struct Middleware {
     metrics: Metrics,
-    inner: E,
     routes: Routes,
     request_timeout: Duration,
     bodies: Bodies,
@@ -42,21 +45,19 @@ pub struct Middleware<E> {
     rate_limit: Option<RateLimit>,
 }
 
-const X_REQUEST_ID: &str = "x-request-id";
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The label of requests to paths that are none of ours.
 const UNMATCHED: &str = "unmatched";
 
-impl<E> Middleware<E> {
-    /// `routes` are the paths of `inner`. Without an `authorization`, anybody may do anything.
+impl Middleware {
+    /// Without an `authorization`, anybody may do anything.
     pub fn new(
         metrics: Metrics,
         config: &Config,
-        inner: E,
         routes: Vec<Route>,
         authorization: Option<Authorization>,
     ) -> Self {
         Self {
-            inner,
             routes: Routes(routes),
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
@@ -72,23 +73,24 @@ impl<E> Middleware<E> {
     }
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
+impl Endpoint for Middleware {
     type Output = Response;
 
     /// Never an error: each has become a response.
     async fn call(&self, request: Request) -> Result<Response> {
-        let request_id = match request.header(X_REQUEST_ID) {
-            Some(id) if is_sane(id) => id.to_owned(),
-            _ => format!("{:032x}", fastrand::u128(..)),
+        let request_id = match request.headers().get(&X_REQUEST_ID).map(HeaderValue::to_str) {
+            Some(Ok(id)) if is_sane(id) => id.to_owned(),
+            _ => digits::hex(&[fastrand::u64(..), fastrand::u64(..)]),
         };
         let span = ServerSpan::begin(&request);
         let trace = span.as_ref().map(ServerSpan::context);
-        let work = self.serve(request, request_id.clone(), span);
+        // Pinned where it is made: it is large, and would be moved from hand to hand.
+        let work = pin!(self.serve(request, request_id.clone(), span));
         Ok(request::serving(request_id, trace, work).await)
     }
 }
 
-impl<E: Endpoint<Output = Response>> Middleware<E> {
+impl Middleware {
     async fn serve(
         &self,
         request: Request,
@@ -127,7 +129,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             response.headers_mut().insert(header::CONNECTION, close);
         }
         let headers = response.headers_mut();
-        headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
+        headers.insert(&X_REQUEST_ID, request_id.parse().expect("sane"));
         self.cors.expose(headers, origin);
         admitted.mark(headers);
         record.status = response.status();
@@ -181,8 +183,13 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(response) = self.routes.without_slash(request.uri().path()) {
             return (Ok(response), true);
         }
+        let endpoint = route.ok_or_else(|| NotFoundError.into());
+        let endpoint = match endpoint.and_then(|route| route.endpoint(request.method())) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return (Err(Problem::from_error(&error)), true),
+        };
         let is_written = !request.method().is_safe();
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = AssertUnwindSafe(DynEndpoint::call(&**endpoint, request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
             Ok(Ok(Ok(response))) => self.bodies.hold(response, room, is_written).await,
             Ok(Ok(Err(error))) => Err(Problem::from_error(&error)),
@@ -235,7 +242,7 @@ impl Drop for Record<'_> {
             route = self.route,
             status = self.status.as_u16(),
             duration_seconds = duration.as_secs_f64(),
-            client = self.client.map(|ip| ip.to_string()),
+            client = self.client.map(client::text),
             user_id = request::user(),
         );
         if let Some(span) = self.span.take() {

@@ -1,14 +1,50 @@
-//! Parameters of operations beside those in the path: in the query, and in the head.
+//! Parameters of operations: in the path, in the query, and in the head.
 
 use std::{fmt::Display, str::FromStr};
 
+use percent_encoding::percent_decode_str;
 use poem::{Request, RequestBody, Result, http::HeaderMap};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    error::ParsePathError,
     registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
+    types::ParseFromParameter,
 };
 
 use crate::http::problem::{Invalid, Problem};
+
+/// A parameter of the path. Names and parameters take turns there.
+pub struct Path<T>(pub T);
+
+impl<'a, T: ParseFromParameter> ApiExtractor<'a> for Path<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = T;
+    type ParamRawType = T;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Path)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(T::schema_ref())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<T>,
+    ) -> Result<Self> {
+        // By poem-openapi: `param0`, `param1` and so on.
+        let number: usize = options.name["param".len()..].parse().expect("its number");
+        let segment = request.uri().path().split('/').nth(2 * number + 2).expect("of the route");
+        let text = percent_decode_str(segment).decode_utf8_lossy();
+        T::parse_from_parameter(&text).map(Self).map_err(|error| {
+            ParsePathError { name: options.name, reason: error.into_message() }.into()
+        })
+    }
+}
 
 /// What can stand in a query. What is wrong with a text, its [`FromStr`] says as what to give instead.
 pub trait InQuery: FromStr<Err: Display> {

@@ -3,7 +3,7 @@
 
 use migration::{USERS_KEY, USERS_SUBJECT};
 use poem::http::StatusCode;
-use poem_openapi::{ApiResponse, Object, OpenApi, param::Path, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 use sea_orm::{
     ActiveValue::NotSet,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
@@ -23,7 +23,7 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        parameter::{self, Header},
+        parameter::{self, Header, Path},
         problem::Problem,
         text::{OrNull, Text},
     },

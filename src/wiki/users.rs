@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poem_openapi::{Object, OpenApi, Tags, param::Path, types::Example};
+use poem_openapi::{Object, OpenApi, Tags, types::Example};
 use prometheus::IntCounter;
 use sea_orm::{ActiveValue::NotSet, EntityTrait, Set};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::{
         json::{Fields, FromFields, Json},
         list::{Limit, Listed, Page},
         operation::{Created, Failure},
-        parameter::{Header, Query},
+        parameter::{Header, Path, Query},
         problem::Problem,
         text::Text,
     },
