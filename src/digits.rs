@@ -1,4 +1,4 @@
-//! Numbers as texts of a fixed length, past `fmt`, which takes ten times as long: each request has several.
+//! Numbers as texts, past `fmt`, which takes ten times as long: each request has several.
 
 /// Writes `number` with as many digits of `BASE` as there is room for.
 #[inline]
@@ -15,4 +15,13 @@ pub fn hex(numbers: &[u64]) -> String {
     let places = text.chunks_mut(16);
     places.zip(numbers).for_each(|(place, number)| write::<16>(place, *number));
     String::from_utf8(text).expect("ASCII")
+}
+
+/// A byte in base 10.
+pub fn push(text: &mut String, byte: u8) {
+    for place in [100, 10, 1] {
+        if byte >= place || place == 1 {
+            text.push((b'0' + byte / place % 10).into());
+        }
+    }
 }

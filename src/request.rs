@@ -110,8 +110,10 @@ pub fn user() -> Option<i64> {
 
 /// Does `work` to its end, even if the request is given up meanwhile, so that what the database has
 /// committed is counted.
-pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    ToTheEnd(Some(Box::pin(work))).await
+pub fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    ToTheEnd(Some(Box::pin(work)))
 }
 
 /// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every

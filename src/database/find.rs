@@ -10,8 +10,9 @@ impl Database {
         &self,
         id: impl Into<Value>,
     ) -> Result<Option<E::Model>, DbErr> {
-        let (_, rows) = self.run(self.statement::<E>(Shape::Find, vec![id.into()])).await?;
-        rows.first().map(|row| E::Model::from_query_result(row, "")).transpose()
+        let find = self.statement::<E>(Shape::Find, vec![id.into()]);
+        let row = self.query_one_raw(find).await?;
+        row.map(|row| E::Model::from_query_result(&row, "")).transpose()
     }
 
     pub fn statement<E: EntityTrait>(&self, shape: Shape, values: Vec<Value>) -> Statement {

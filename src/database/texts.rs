@@ -7,7 +7,6 @@
 
 use std::{
     any::TypeId,
-    collections::HashMap,
     sync::{PoisonError, RwLock},
 };
 
@@ -18,7 +17,7 @@ use sea_orm::{
 };
 
 /// A statement about one table, without its values.
-#[derive(Eq, Hash, PartialEq)]
+#[derive(PartialEq)]
 pub enum Shape {
     /// A row by its primary key.
     Find,
@@ -26,7 +25,7 @@ pub enum Shape {
 }
 
 /// Inserts a row, and returns it.
-#[derive(Eq, Hash, PartialEq)]
+#[derive(PartialEq)]
 pub struct Insert {
     pub columns: Vec<&'static str>,
     /// What has to hold, of the values behind those of the columns.
@@ -39,9 +38,9 @@ pub struct Insert {
 pub type Condition = fn(&[Value]) -> Expr;
 pub type Columns = &'static [&'static str];
 
-/// By table and shape.
+/// By table and shape. There are few: to look at all of them is less than to hash one.
 #[derive(Default)]
-pub struct Texts(RwLock<HashMap<(TypeId, Shape), String>>);
+pub struct Texts(RwLock<Vec<((TypeId, Shape), String)>>);
 
 impl Texts {
     /// The statement of this shape about the table of `E`, with its values.
@@ -53,14 +52,15 @@ impl Texts {
     ) -> Statement {
         let key = (TypeId::of::<E>(), shape);
         let texts = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let known = texts.get(&key).cloned();
+        let known = texts.iter().find(|(known, _)| *known == key).map(|(_, text)| text.clone());
         drop(texts);
         let sql = known.unwrap_or_else(|| {
             let made = key.1.make::<E>(db_backend, &values);
             let in_order = made.values.is_some_and(|made| made.0 == values);
             assert!(in_order, "other values, or another order of them: {}", made.sql);
             let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            texts.entry(key).or_insert(made.sql).clone()
+            texts.push((key, made.sql.clone()));
+            made.sql
         });
         Statement { sql, values: Some(Values(values)), db_backend }
     }
