@@ -23,6 +23,18 @@ def run(*command: object, **options: object) -> str:
     return done.stdout
 
 
+def others() -> str:
+    """How much of the machine other processes take, as nothing of ours runs yet."""
+    busy, idle = [], []
+    for _ in range(2):
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
+        idle.append(ticks[3] + ticks[4])
+        busy.append(sum(ticks) - idle[-1])
+        time.sleep(3)
+    share = (busy[1] - busy[0]) / (busy[1] - busy[0] + idle[1] - idle[0])
+    return f"as it began, other processes took {share:.0%} of the cores"
+
+
 def need(program: str, package: str) -> Path:
     """`program`, on PATH or where Debian has PostgreSQL's."""
     debian = sorted(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common import ROOT, need, run, say
@@ -137,7 +137,9 @@ def on_disk(name: str) -> int:
 class Server:
     """One of the services, as a process with its children."""
 
-    def __init__(self, name: str, database: Postgres, **variables: str) -> None:
+    def __init__(
+        self, name: str, database: Postgres, *, under: Iterable[object] = (), **variables: str
+    ) -> None:
         self.name = name
         self.port = free_port()
         scheme = "postgresql+asyncpg" if name == "predecessor" else "postgres"
@@ -150,7 +152,7 @@ class Server:
             "DATABASE_POOL_SIZE": str(POOL // workers),
             **variables,
         }
-        command = [PROGRAMS[name]]
+        command = [*under, PROGRAMS[name]]
         if name == "predecessor":
             command += ["main:app", "--app-dir", "bench/predecessor", "--port", str(self.port)]
             command += ["--workers", str(workers), "--loop", "uvloop", "--http", "httptools"]

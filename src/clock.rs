@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, Timelike, Utc};
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
     types::{ToJSON, Type as OpenApiType},
@@ -15,6 +15,8 @@ use sea_orm::{
     },
 };
 use serde::{Serialize, Serializer};
+
+use crate::digits;
 
 /// An example, as the API shows it.
 pub const EXAMPLE: &str = "2024-12-14T10:30:00.123456";
@@ -45,10 +47,17 @@ impl Time {
 
     /// Always six digits after the second, as in [`EXAMPLE`].
     pub fn format(self) -> String {
-        // Debug is ISO 8601, and without its fraction a fifth of the work of a format that is parsed.
-        let second = self.0.trunc_subsecs(0);
-        let fraction = self.0.and_utc().timestamp_subsec_micros();
-        format!("{second:?}.{fraction:06}")
+        let mut text = EXAMPLE.as_bytes().to_vec();
+        let mut put = |place, number: u32| digits::write::<10>(&mut text[place], number.into());
+        let time = self.0;
+        put(0..4, time.year() as u32);
+        put(5..7, time.month());
+        put(8..10, time.day());
+        put(11..13, time.hour());
+        put(14..16, time.minute());
+        put(17..19, time.second());
+        put(20..26, time.nanosecond() / 1000);
+        String::from_utf8(text).expect("ASCII")
     }
 
     /// Microseconds since 1970.

@@ -5,6 +5,7 @@ mod app;
 mod clock;
 mod config;
 mod database;
+mod digits;
 mod http;
 mod https;
 mod id;
@@ -120,8 +121,8 @@ async fn serve(config: Config) -> Result<(), String> {
         }
         None => None,
     };
-    let (endpoint, routes) = api::routes(&app, &config);
-    let endpoint = Middleware::new(app.metrics.clone(), &config, endpoint, routes, authorization);
+    let routes = api::routes(&app, &config);
+    let endpoint = Middleware::new(app.metrics.clone(), &config, routes, authorization);
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let grace = config.shutdown_grace_seconds.0;

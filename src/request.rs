@@ -34,7 +34,11 @@ struct Current {
 }
 
 /// Runs `work` as the serving of the request with this id, which `trace` is the span of.
-pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Output = T>) -> T {
+pub fn serving<T>(
+    id: String,
+    trace: Option<Trace>,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
     let current = Current {
         id,
         trace,
@@ -43,7 +47,7 @@ pub async fn serving<T>(id: String, trace: Option<Trace>, work: impl Future<Outp
         warning: false.into(),
         user: (-1).into(),
     };
-    CURRENT.scope(Arc::new(current), work).await
+    CURRENT.scope(Arc::new(current), work)
 }
 
 /// Runs `f` with the id of the request that the current task serves, if it serves one.
@@ -106,8 +110,10 @@ pub fn user() -> Option<i64> {
 
 /// Does `work` to its end, even if the request is given up meanwhile, so that what the database has
 /// committed is counted.
-pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    ToTheEnd(Some(Box::pin(work))).await
+pub fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    ToTheEnd(Some(Box::pin(work)))
 }
 
 /// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every

@@ -2,11 +2,17 @@
 
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic,
-    IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr,
-    sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query},
+    IntoActiveModel, Iterable, ModelTrait, RuntimeErr, SqlErr, Statement, Value,
+    sea_query::{Expr, ExprTrait, OnConflict, Query},
 };
 
-use crate::{database::pool::Database, request};
+use crate::{
+    database::{
+        pool::Database,
+        texts::{Columns, Condition, Insert, Shape, returned, unique_where_set},
+    },
+    request,
+};
 
 /// The columns by which a row is written once. No entity has them: nobody is shown them.
 const KEY: &str = "idempotency_key";
@@ -25,8 +31,31 @@ pub struct Once<E: EntityTrait> {
 }
 
 /// On what else it depends that a row is inserted.
+pub trait Terms: Send + 'static {
+    /// Inserts `row`, and returns it, unless there is one by its key, or these terms do not hold.
+    fn insert<A: ActiveModelTrait>(
+        self,
+        row: &A,
+        once: Option<&Once<A::Entity>>,
+        database: &Database,
+    ) -> Statement;
+}
+
+/// Terms of which there are few, so that each has its text once.
 #[derive(Default)]
-pub struct Terms {
+pub struct Fixed {
+    /// Columns that its entity has not, with their values.
+    pub beside: Vec<(&'static str, Value)>,
+    /// What has to hold, of which values.
+    pub condition: Option<(Condition, Vec<Value>)>,
+    /// There is to be no second row with the same of these columns, of which the last has an index where it
+    /// is not null.
+    pub unique: Option<Columns>,
+}
+
+/// Terms of any kind, whose text is made each time.
+#[derive(Default)]
+pub struct Made {
     /// Columns that the row does not set, or its entity has not, with what they get.
     pub beside: Vec<(&'static str, Expr)>,
     /// What has to hold.
@@ -58,29 +87,20 @@ impl Database {
         A: ActiveModelTrait + Send + 'static,
         <A::Entity as EntityTrait>::Model: IntoActiveModel<A> + Send,
     {
-        if once.is_some() {
-            return match self.insert_on(Terms::default(), row, once, inserted).await? {
-                Inserted::Row(row) => Ok(Some(row)),
-                Inserted::KeyUsed => Ok(None),
-                Inserted::Nothing => {
-                    let gone = "the row that was written by this key was deleted a moment ago";
-                    Err(DbErr::Query(RuntimeErr::Internal(gone.into())))
-                }
-            };
+        match self.insert_on(Fixed::default(), row, once, inserted).await? {
+            Inserted::Row(row) => Ok(Some(row)),
+            Inserted::KeyUsed => Ok(None),
+            Inserted::Nothing => {
+                let gone = "the row that was written by this key was deleted a moment ago";
+                Err(DbErr::Query(RuntimeErr::Internal(gone.into())))
+            }
         }
-        let database = self.clone();
-        let work = async move {
-            let row = A::Entity::insert(row).exec_with_returning(&database).await?;
-            inserted(&row);
-            Ok(Some(row))
-        };
-        request::to_the_end(work).await
     }
 
     /// The same on `terms`, in one statement: to look first would race.
     pub async fn insert_on<A>(
         &self,
-        terms: Terms,
+        terms: impl Terms,
         row: A,
         once: Option<Once<A::Entity>>,
         inserted: impl FnOnce(&<A::Entity as EntityTrait>::Model) + Send + 'static,
@@ -92,15 +112,15 @@ impl Database {
         let database = self.clone();
         let work = async move {
             // Of values that may be large there is no second copy while it waits for its turn.
-            let insert = database.get_database_backend().build(&terms.insert(&row, once.as_ref()));
-            let new = match database.query_one_raw(insert).await {
+            let insert = terms.insert(&row, once.as_ref(), &database);
+            let new = match database.run(insert).await {
                 // By its key, while another conflict was looked for.
-                Err(error) if is_of_key(&error) => None,
-                new => new?,
+                Err(error) if is_of_key(&error) => Vec::new(),
+                new => new?.1,
             };
-            match (new, once) {
+            match (new.first(), once) {
                 (Some(new), _) => {
-                    let row = FromQueryResult::from_query_result(&new, "")?;
+                    let row = FromQueryResult::from_query_result(new, "")?;
                     inserted(&row);
                     Ok(Inserted::Row(row))
                 }
@@ -119,7 +139,7 @@ impl Database {
         once: Once<A::Entity>,
     ) -> Result<Inserted<<A::Entity as EntityTrait>::Model>, DbErr> {
         let find = Query::select()
-            .columns(columns::<A::Entity>().chain([FIELDS]))
+            .columns(returned::<A::Entity>().chain([FIELDS]))
             .from(A::Entity::default())
             .and_where(Expr::col(KEY).eq(once.key.to_vec()))
             .to_owned();
@@ -138,49 +158,62 @@ impl Database {
     }
 }
 
-impl Terms {
-    /// Inserts `row`, and returns it, unless there is one by its key, or these terms do not hold.
+/// What a row sets, and by which key.
+fn set<'a, A: ActiveModelTrait>(
+    row: &'a A,
+    once: Option<&Once<A::Entity>>,
+) -> impl Iterator<Item = (&'static str, Value)> + use<'a, A> {
+    let columns = <A::Entity as EntityTrait>::Column::iter();
+    let set = columns.filter_map(|c| Some((c.as_str(), row.get(c).into_value()?)));
+    let digests = once.map(|once| [(KEY, once.key), (FIELDS, once.fields)]);
+    let digests = digests.into_iter().flatten();
+    set.chain(digests.map(|(c, digest)| (c, digest.to_vec().into())))
+}
+
+impl Terms for Fixed {
     fn insert<A: ActiveModelTrait>(
         self,
         row: &A,
         once: Option<&Once<A::Entity>>,
-    ) -> InsertStatement {
-        let columns_of = <A::Entity as EntityTrait>::Column::iter();
-        let set =
-            columns_of.filter_map(|c| Some((c.as_str(), Expr::val(row.get(c).into_value()?))));
-        let digests = once.map(|once| [(KEY, once.key), (FIELDS, once.fields)]);
-        let digests = digests.into_iter().flatten();
-        let digests = digests.map(|(c, digest)| (c, Expr::val(digest.to_vec())));
-        let (names, values): (Vec<_>, Vec<Expr>) = set.chain(self.beside).chain(digests).unzip();
+        database: &Database,
+    ) -> Statement {
+        let (columns, mut values): (_, Vec<_>) = set(row, once).chain(self.beside).unzip();
+        let condition = self.condition.map(|(condition, of)| {
+            values.extend(of);
+            condition
+        });
+        let unique = self.unique.or(once.map(|_| [KEY].as_slice()));
+        let insert = Insert { columns, condition, unique };
+        database.statement::<A::Entity>(Shape::Insert(insert), values)
+    }
+}
+
+impl Terms for Made {
+    fn insert<A: ActiveModelTrait>(
+        self,
+        row: &A,
+        once: Option<&Once<A::Entity>>,
+        database: &Database,
+    ) -> Statement {
+        let set = set(row, once).map(|(column, value)| (column, Expr::val(value)));
+        let (columns, values): (Vec<_>, Vec<_>) = set.chain(self.beside).unzip();
         let mut insert = Query::insert();
-        insert.into_table(A::Entity::default()).columns(names);
+        insert.into_table(A::Entity::default()).columns(columns);
         match self.condition {
             None => insert.values_panic(values),
             Some(condition) => insert
                 .select_from(Query::select().exprs(values).and_where(condition).to_owned())
                 .expect("as many values as columns"),
         };
-        if let Some(unique) = self.unique.or_else(|| once.map(|_| unique_where_set(&[KEY]))) {
+        if let Some(unique) = self.unique.or(once.map(|_| unique_where_set(&[KEY]))) {
             insert.on_conflict(unique);
         }
-        insert.returning(Query::returning().columns(columns::<A::Entity>())).to_owned()
+        insert.returning(Query::returning().columns(returned::<A::Entity>()));
+        database.get_database_backend().build(&insert)
     }
-}
-
-/// No second row with the same of these columns, of which the last has an index where it is not null.
-pub fn unique_where_set(columns: &[&'static str]) -> OnConflict {
-    let last = columns.last().map(|last| Expr::col(*last).is_not_null());
-    OnConflict::columns(columns.iter().copied())
-        .target_and_where_option(last)
-        .do_nothing()
-        .to_owned()
 }
 
 /// Whether the index of keys has refused a row: both databases name the column, or the index by it.
 fn is_of_key(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(why)) if why.contains(KEY))
-}
-
-fn columns<E: EntityTrait>() -> impl Iterator<Item = &'static str> {
-    E::Column::iter().map(|column| column.as_str())
 }

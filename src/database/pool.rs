@@ -36,6 +36,7 @@ use crate::{
         indexes::Indexes,
         spans::Spans,
         statement::Answer,
+        texts::Texts,
     },
     request,
 };
@@ -59,6 +60,7 @@ pub struct Database {
     /// Told when a statement finds another schema than this version's.
     pub outdated: Arc<Notify>,
     pub indexes: Arc<Indexes>,
+    pub texts: Arc<Texts>,
     size: IntGauge,
     spans: Spans,
     started: Instant,
@@ -105,6 +107,7 @@ impl Database {
             overdue_writes: Arc::default(),
             outdated: Arc::default(),
             indexes: Arc::new(Indexes::new(config.search)),
+            texts: Arc::default(),
             size: figures::size(),
             spans,
             started: Instant::now(),
@@ -191,7 +194,7 @@ impl Database {
     }
 
     /// Runs one statement on a free connection, within the limits.
-    async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
+    pub async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
         let span = self.spans.begin(&statement.sql);
         let answer = self.run_untraced(statement).await;
         if let Some(span) = span {

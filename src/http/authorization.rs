@@ -112,7 +112,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         (None, false) => Ok(None),
         (None, true) => {
             let token = str::from_utf8(rest).ok().map(|rest| rest.trim_matches(' '));
-            let token = token.filter(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic()));
+            // Not by `all`, which would look at each byte by itself.
+            let is_graphic = |t: &str| t.bytes().fold(true, |so, b| so & b.is_ascii_graphic());
+            let token = token.filter(|t| !t.is_empty() && is_graphic(t));
             token.map(Some).ok_or(Refusal::Malformed)
         }
         (Some(_), _) => Err(Refusal::Malformed),

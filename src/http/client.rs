@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use poem::{Addr, Request};
 
-use crate::config::Network;
+use crate::{config::Network, digits};
 
 /// The peer's address, or the one that trusted proxies say it speaks for: the last in
 /// `X-Forwarded-For` that is not a trusted proxy itself. `Forwarded` (RFC 7239) is not read: a proxy
@@ -31,4 +31,17 @@ fn parse(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// The address as a text.
+pub fn text(address: IpAddr) -> String {
+    let IpAddr::V4(v4) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for octet in v4.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        digits::push(&mut text, octet);
+    }
+    text
 }

@@ -12,11 +12,14 @@ use serde::Serialize;
 use serde_json::json;
 use serde_yaml::Value;
 
-use crate::http::{
-    json::Rendered,
-    parameter::InHead,
-    problem::{Invalid, Problem},
-    terms::yaml,
+use crate::{
+    digits,
+    http::{
+        json::Rendered,
+        parameter::InHead,
+        problem::{Invalid, Problem},
+        terms::yaml,
+    },
 };
 
 /// To be asked for again each time, which a 304 makes cheap.
@@ -206,7 +209,7 @@ pub fn add_to(operation: &mut Value) {
 pub fn tag<T>(body: &Rendered<T>) -> String {
     let mut hasher = DefaultHasher::new();
     body.bytes().hash(&mut hasher);
-    format!("\"{:016x}\"", hasher.finish())
+    ["\"", &digits::hex(&[hasher.finish()]), "\""].concat()
 }
 
 /// One resource.

@@ -6,11 +6,7 @@ use std::{
 };
 
 use hyper::body::Bytes;
-use poem::{
-    Request, Response, Result,
-    error::MethodNotAllowedError,
-    http::{Method, header},
-};
+use poem::{Endpoint, Request, Response, Result, http::header};
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_yaml::{Mapping, Number, Value};
 
@@ -132,11 +128,12 @@ impl Page {
             (body.into(), format!("\"{:016x}\"", hasher.finish()))
         })
     }
+}
 
-    pub fn answer(&self, request: &Request) -> Result<Response> {
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return Err(MethodNotAllowedError.into());
-        }
+impl Endpoint for Page {
+    type Output = Response;
+
+    async fn call(&self, _: Request) -> Result<Response> {
         let (body, etag) = self.body_and_etag();
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")

@@ -179,7 +179,10 @@ pub struct Rendered<T>(Bytes, PhantomData<fn() -> T>);
 
 impl<T: Serialize> Rendered<T> {
     pub fn new(body: &T) -> Self {
-        Self(serde_json::to_vec(body).expect("serializable").into(), PhantomData)
+        // Room for most, which would grow twice.
+        let mut bytes = Vec::with_capacity(512);
+        serde_json::to_writer(&mut bytes, body).expect("serializable");
+        Self(bytes.into(), PhantomData)
     }
 }
 

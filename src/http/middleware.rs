@@ -4,18 +4,22 @@
 use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderValue, Method, StatusCode, header},
+    endpoint::DynEndpoint,
+    error::NotFoundError,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use tokio::time::timeout_at;
 
 use crate::{
     config::{Config, Network},
+    digits,
     http::{
         authorization::{Admitted, Authorization},
         body::Bodies,
@@ -31,9 +35,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-pub struct Middleware<E> {
+pub struct Middleware {
     metrics: Metrics,
-    inner: E,
     routes: Routes,
     request_timeout: Duration,
     bodies: Bodies,
@@ -43,21 +46,19 @@ pub struct Middleware<E> {
     rate_limit: Option<RateLimit>,
 }
 
-const X_REQUEST_ID: &str = "x-request-id";
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The label of requests to paths that are none of ours.
 const UNMATCHED: &str = "unmatched";
 
-impl<E> Middleware<E> {
-    /// `routes` are the paths of `inner`. Without an `authorization`, anybody may do anything.
+impl Middleware {
+    /// Without an `authorization`, anybody may do anything.
     pub fn new(
         metrics: Metrics,
         config: &Config,
-        inner: E,
         routes: Vec<Route>,
         authorization: Option<Authorization>,
     ) -> Self {
         Self {
-            inner,
             routes: Routes(routes),
             request_timeout: config.request_timeout_seconds.0,
             bodies: Bodies::new(config.max_body_bytes.get() as usize),
@@ -73,23 +74,24 @@ impl<E> Middleware<E> {
     }
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
+impl Endpoint for Middleware {
     type Output = Response;
 
     /// Never an error: each has become a response.
     async fn call(&self, request: Request) -> Result<Response> {
-        let request_id = match request.header(X_REQUEST_ID) {
-            Some(id) if is_sane(id) => id.to_owned(),
-            _ => format!("{:032x}", fastrand::u128(..)),
+        let request_id = match request.headers().get(&X_REQUEST_ID).map(HeaderValue::to_str) {
+            Some(Ok(id)) if is_sane(id) => id.to_owned(),
+            _ => digits::hex(&[fastrand::u64(..), fastrand::u64(..)]),
         };
         let span = ServerSpan::begin(&request);
         let trace = span.as_ref().map(ServerSpan::context);
-        let work = self.serve(request, request_id.clone(), span);
+        // Pinned where it is made: it is large, and would be moved from hand to hand.
+        let work = pin!(self.serve(request, request_id.clone(), span));
         Ok(request::serving(request_id, trace, work).await)
     }
 }
 
-impl<E: Endpoint<Output = Response>> Middleware<E> {
+impl Middleware {
     async fn serve(
         &self,
         request: Request,
@@ -128,7 +130,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             response.headers_mut().insert(header::CONNECTION, close);
         }
         let headers = response.headers_mut();
-        headers.insert(X_REQUEST_ID, request_id.parse().expect("sane"));
+        headers.insert(&X_REQUEST_ID, request_id.parse().expect("sane"));
         self.cors.expose(headers, origin);
         admitted.mark(headers);
         record.status = response.status();
@@ -183,12 +185,17 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
             return (Ok(response), true);
         }
         if request.method() == Method::HEAD {
-            // For GET alone (RFC 9110, section 14.2), which is what poem makes of it.
+            // For GET alone (RFC 9110, section 14.2).
             request.headers_mut().remove(header::RANGE);
         }
+        let endpoint = route.ok_or_else(|| NotFoundError.into());
+        let endpoint = match endpoint.and_then(|route| route.endpoint(request.method())) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return (Err(Problem::from_error(&error)), true),
+        };
         let is_written = !request.method().is_safe();
         let if_none_match = IfNoneMatch::of(request.method(), request.headers());
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = AssertUnwindSafe(DynEndpoint::call(&**endpoint, request)).catch_unwind();
         let answer = match timeout_at(deadline.into(), answer).await {
             Ok(Ok(Ok(response))) => {
                 self.bodies.hold(if_none_match.answer(response), room, is_written).await
@@ -243,7 +250,7 @@ impl Drop for Record<'_> {
             route = self.route,
             status = self.status.as_u16(),
             duration_seconds = duration.as_secs_f64(),
-            client = self.client.map(|ip| ip.to_string()),
+            client = self.client.map(client::text),
             user_id = request::user(),
         );
         if let Some(span) = self.span.take() {

@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, str::FromStr};
 
+use percent_encoding::percent_decode_str;
 use poem::{Request, RequestBody, Result, http::HeaderMap};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
@@ -33,13 +34,15 @@ impl<'a, T: InPath> ApiExtractor<'a> for Path<T> {
         Some(T::schema())
     }
 
-    /// The options name it by its place.
     async fn from_request(
         request: &'a Request,
         _: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        let value = request.raw_path_param(options.name).unwrap_or_default();
+        // By poem-openapi: `param0`, `param1` and so on. Names and parameters take turns in a path.
+        let number: usize = options.name["param".len()..].parse().expect("its number");
+        let segment = request.uri().path().split('/').nth(2 * number + 2).expect("of the route");
+        let value = percent_decode_str(segment).decode_utf8_lossy();
         let name = T::NAME;
         value.parse().map(Self).map_err(|wanted| {
             let detail = format!("the {name} in the path must be {wanted}");

@@ -1,11 +1,16 @@
-//! The paths of the API, and which of them a request is about.
+//! The paths of the API, which of them a request is about, and what answers there.
+//!
+//! poem's own router would look for the way once more, and note for each request what nobody asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use poem::{
-    Response,
-    http::{HeaderValue, StatusCode, header},
+    Endpoint, EndpointExt, Response, Result,
+    endpoint::BoxEndpoint,
+    error::MethodNotAllowedError,
+    http::{HeaderValue, Method, StatusCode, header},
 };
+use poem_openapi::OpenApi;
 use serde_json::Value;
 
 use crate::http::terms::Terms;
@@ -23,7 +28,11 @@ pub struct Route {
     pub is_open: bool,
     /// Whether it may be asked for however often.
     pub is_unlimited: bool,
+    endpoints: Endpoints,
 }
+
+/// By method.
+type Endpoints = Vec<(Method, BoxEndpoint<'static>)>;
 
 impl Route {
     fn new(template: &str, methods: &str, request_headers: &str) -> Self {
@@ -34,22 +43,30 @@ impl Route {
             request_headers: request_headers.parse().expect("names of headers"),
             is_open: true,
             is_unlimited: false,
+            endpoints: Vec::new(),
         }
     }
 
     /// A path that everybody may read, and that is only read.
-    pub fn page(template: &str) -> Self {
-        Self::new(template, "GET, HEAD", "if-none-match, x-request-id")
+    pub fn page(template: &str, page: impl Endpoint<Output = Response> + 'static) -> Self {
+        Self {
+            endpoints: vec![(Method::GET, page.boxed())],
+            ..Self::new(template, "GET, HEAD", "if-none-match, x-request-id")
+        }
     }
 
-    /// Each path of an OpenAPI document.
-    pub fn of_document(document: &str, terms: &Terms) -> Vec<Self> {
+    /// Each path of an OpenAPI document, and what of its `resources` is there.
+    pub fn of_document(document: &str, resources: impl OpenApi, terms: &Terms) -> Vec<Self> {
+        let mut endpoints = HashMap::new();
+        resources.add_routes(&mut endpoints);
         let document: Value = serde_json::from_str(document).expect("made by poem-openapi");
         let paths = document["paths"].as_object().expect("an object");
         let route = |(path, operations): (&String, &Value)| {
             let is_unlimited = terms.is_open(path);
             let is_open = is_unlimited || terms.security.is_none();
-            Self { is_unlimited, ..Self::of_operations(path, operations, is_open) }
+            let endpoints = endpoints.remove(&poems(path)).expect("those of the document");
+            let endpoints = endpoints.into_iter().collect();
+            Self { is_unlimited, endpoints, ..Self::of_operations(path, operations, is_open) }
         };
         paths.iter().map(route).collect()
     }
@@ -80,6 +97,23 @@ impl Route {
         Self { is_open, ..Self::new(path, &methods, &headers.join(", ")) }
     }
 
+    /// Has requests that write find `data` among their extensions.
+    pub fn with_data<T: Clone + Send + Sync + 'static>(mut self, data: T) -> Self {
+        let writes = self.endpoints.into_iter().map(|(method, endpoint)| match method.is_safe() {
+            true => (method, endpoint),
+            false => (method, endpoint.data(data.clone()).boxed()),
+        });
+        self.endpoints = writes.collect();
+        self
+    }
+
+    /// What answers to a method; to HEAD what answers to GET, and hyper leaves the body away.
+    pub fn endpoint(&self, method: &Method) -> Result<&BoxEndpoint<'static>> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let endpoint = self.endpoints.iter().find(|(known, _)| known == method);
+        endpoint.map(|(_, endpoint)| endpoint).ok_or_else(|| MethodNotAllowedError.into())
+    }
+
     fn matches(&self, path: &str) -> bool {
         let (literal, parameters) = self.template.split_at(self.literal);
         let Some(rest) = path.strip_prefix(literal) else { return false };
@@ -89,6 +123,20 @@ impl Route {
             segment => segment == Some(expected),
         }) && segments.next().is_none()
     }
+}
+
+/// A path as poem-openapi's table of endpoints has it: `/users/:param0`.
+fn poems(template: &str) -> String {
+    let mut parameters = 0;
+    let segments = template.split('/').enumerate().map(|(position, segment)| {
+        if !segment.starts_with('{') {
+            return segment.to_owned();
+        }
+        assert_eq!(position, 2 * parameters + 2, "{template}: names and parameters take turns");
+        parameters += 1;
+        format!(":param{}", parameters - 1)
+    });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 pub struct Routes(pub Vec<Route>);

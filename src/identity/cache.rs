@@ -6,25 +6,25 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ring::digest::{SHA256, digest};
-
 use crate::identity::token::Caller;
 
-/// Most tokens of each age.
-const CAPACITY: usize = 8192;
+/// Most bytes of tokens of each age: 8,192 of a usual length.
+const CAPACITY: usize = 8 << 20;
+/// What each takes beside its bytes, at most.
+const OVERHEAD: usize = 256;
 
-/// By SHA-256 of the whole token, since tokens are long. The young ones that fill their place become the
-/// old ones, and those that nobody has sent meanwhile are forgotten.
+/// By the whole token. The young ones that fill their place become the old ones, and those that nobody has
+/// sent meanwhile are forgotten.
 #[derive(Default)]
 pub struct Cache(Mutex<Ages>);
 
 #[derive(Default)]
 struct Ages {
-    young: HashMap<Digest, Entry>,
-    old: HashMap<Digest, Entry>,
+    young: HashMap<Box<str>, Entry>,
+    /// Bytes that the young ones take.
+    taken: usize,
+    old: HashMap<Box<str>, Entry>,
 }
-
-pub type Digest = [u8; 32];
 
 #[derive(Clone)]
 struct Entry {
@@ -33,34 +33,34 @@ struct Entry {
     generation: u64,
 }
 
-pub fn digest_of(token: &str) -> Digest {
-    digest(&SHA256, token.as_bytes()).as_ref().try_into().expect("256 bits")
-}
-
 impl Cache {
     /// Whom a token speaks for that was verified by the keys of this generation and is valid `now`.
-    pub fn find(&self, digest: &Digest, generation: u64, now: u64) -> Option<Arc<Caller>> {
+    pub fn find(&self, token: &str, generation: u64, now: u64) -> Option<Arc<Caller>> {
         let mut ages = self.0.lock().expect("no panic");
         let is_valid = |entry: &Entry| entry.generation == generation && now <= entry.caller.until;
-        if let Some(entry) = ages.young.get(digest) {
+        if let Some(entry) = ages.young.get(token) {
             return is_valid(entry).then(|| entry.caller.clone());
         }
-        let entry = ages.old.remove(digest).filter(is_valid)?;
+        let (token, entry) = ages.old.remove_entry(token).filter(|(_, entry)| is_valid(entry))?;
         let caller = entry.caller.clone();
-        ages.insert(*digest, entry);
+        ages.insert(token, entry);
         Some(caller)
     }
 
-    pub fn insert(&self, digest: Digest, caller: Arc<Caller>, generation: u64) {
-        self.0.lock().expect("no panic").insert(digest, Entry { caller, generation });
+    pub fn insert(&self, token: &str, caller: Arc<Caller>, generation: u64) {
+        self.0.lock().expect("no panic").insert(token.into(), Entry { caller, generation });
     }
 }
 
 impl Ages {
-    fn insert(&mut self, digest: Digest, entry: Entry) {
-        if self.young.len() >= CAPACITY {
+    fn insert(&mut self, token: Box<str>, entry: Entry) {
+        let size = token.len() + OVERHEAD;
+        if self.taken + size > CAPACITY {
             self.old = mem::take(&mut self.young);
+            self.taken = 0;
         }
-        self.young.insert(digest, entry);
+        if self.young.insert(token, entry).is_none() {
+            self.taken += size;
+        }
     }
 }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use tracing::{
     Event, Level, Subscriber,
@@ -22,6 +21,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    clock::Time,
     config::{Config, LogFormat},
     request,
 };
@@ -118,12 +118,12 @@ impl<S: Subscriber> Layer<S> for Lines {
             }
         }
         let mut line = Line { json: self.json, bytes: Vec::with_capacity(512) };
-        let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let time = Time::now().format();
         let level = metadata.level();
         if self.json {
-            line.push(&[r#"{"time":""#, &time, r#"","level":""#, level.as_str(), "\""]);
+            line.push(&[r#"{"time":""#, &time, r#"Z","level":""#, level.as_str(), "\""]);
         } else {
-            write!(line.bytes, "{time} {level:>5}").expect("memory takes all");
+            write!(line.bytes, "{time}Z {level:>5}").expect("memory takes all");
         }
         event.record(&mut line);
         request::with_id(|id| line.text("request_id", id));

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 
 use crate::{
-    database::{error::is_null, insert::Terms, pool::Database},
+    database::{error::is_null, insert::Made, pool::Database},
     http::{
         authorization::{By, not_own, unknown},
         json::{Fields, FromFields, Json},
@@ -57,8 +57,8 @@ impl Actor {
     }
 
     /// The terms on which a row is this user's.
-    pub fn terms(&self) -> Terms {
-        Terms { beside: vec![("user_id", self.user())], ..Terms::default() }
+    pub fn terms(&self) -> Made {
+        Made { beside: vec![("user_id", self.user())], ..Made::default() }
     }
 
     /// Has the log say who the caller is, once that is known.

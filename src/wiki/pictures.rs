@@ -9,7 +9,7 @@ use sea_orm::{
 };
 
 use crate::{
-    database::insert::{Inserted, Terms},
+    database::insert::{Inserted, Made},
     http::{
         authorization::{By, not_own},
         blob::Blob,
@@ -27,7 +27,7 @@ use crate::{
         editing::{Owner, Writer},
         failure::{ChangeFailure, ReadMediaFailure, WritePictureFailure},
         media::{self, Deleted, Media},
-        subjects::{user_of, writes_as},
+        subjects::{is_own_of, user_of},
         users,
     },
 };
@@ -132,8 +132,8 @@ impl Pictures {
             .update_columns(["media_type", "sha256", "bytes"])
             .value(Column::Version, again)
             .to_owned();
-        let terms = caller.as_deref().map(|caller| writes_as(caller, user)).unwrap_or_default();
-        let terms = Terms { beside: beside.into(), unique: Some(replace), ..terms };
+        let condition = caller.as_deref().map(|caller| is_own_of(caller, user));
+        let terms = Made { beside: beside.into(), condition, unique: Some(replace) };
         let picture = ActiveModel {
             user_id: Set(user),
             version: Set(1),

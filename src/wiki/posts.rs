@@ -168,7 +168,7 @@ pub fn key(post: Id) -> Key {
 }
 
 pub async fn find(app: &App, id: Id) -> Result<Post, Problem> {
-    Entity::find_by_id(id).one(app.database()?).await?.ok_or_else(|| unknown(id))
+    app.database()?.find::<Entity>(id).await?.ok_or_else(|| unknown(id))
 }
 
 pub fn unknown(id: Id) -> Problem {

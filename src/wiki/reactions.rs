@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::{
     app::App,
-    database::insert::{Inserted, Terms},
+    database::insert::{Inserted, Made},
     http::{
         authorization::By,
         conditional::Found,
@@ -221,7 +221,7 @@ impl<N: Naming> Reactions<N> {
         let reaction = ActiveModel { post_id: Set(post), kind: Set(kind), ..Default::default() };
         let key = [Column::PostId, Column::UserId, Column::Kind];
         let once = OnConflict::columns(key).do_nothing().to_owned();
-        let terms = Terms { unique: Some(once), ..actor.terms() };
+        let terms = Made { unique: Some(once), ..actor.terms() };
         let (database, set) = (self.app.database()?, self.set.clone());
         match database.insert_on(terms, reaction, None, move |_| set.inc()).await {
             Ok(Inserted::Row(reaction)) => actor.note(reaction.user_id),

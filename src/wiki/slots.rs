@@ -8,7 +8,7 @@ use sea_orm::{
 
 use crate::{
     config::Editing,
-    database::{insert::Terms, pool::Database},
+    database::{insert::Made, pool::Database},
     http::{authorization::not_own, problem::Problem},
     id::Id,
     wiki::{editing::Writer, media, posts::entity as posts, subjects::user_of},
@@ -42,7 +42,7 @@ pub mod entity {
 pub const COUNT: i32 = 10;
 
 /// The terms on which a file is added to `post`: in a slot that is free, as the caller's own.
-pub fn terms(by: &Writer, post: Id) -> Terms {
+pub fn terms(by: &Writer, post: Id) -> Made {
     let taken = Query::select()
         .column("slot")
         .from(entity::Entity)
@@ -55,7 +55,7 @@ pub fn terms(by: &Writer, post: Id) -> Terms {
         .to_owned();
     // Any of them: of several at a time, each is to find another one.
     let one = free.clone().order_by_expr(Func::random().into(), Order::Asc).limit(1).to_owned();
-    let mut terms = Terms {
+    let mut terms = Made {
         beside: vec![("slot", one.into())],
         condition: Some(Expr::exists(free)),
         unique: None,

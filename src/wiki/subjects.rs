@@ -9,7 +9,7 @@ use poem_openapi::{Object, OpenApi, types::Example};
 use sea_orm::{
     ActiveValue::NotSet,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
-    SqlErr,
+    SqlErr, Value,
     sea_query::{Expr, Query, SelectStatement, UpdateStatement},
 };
 use serde::Serialize;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
-    database::insert::{Inserted, Terms, unique_where_set},
+    database::insert::{Fixed, Inserted},
     http::{
         authorization::{Admin, By, insufficient_scope, unknown},
         conditional::Found,
@@ -161,7 +161,7 @@ impl OwnUsers {
     ) -> Result<Found<User>, Failure<ReadOwnFailure>> {
         let caller = caller.0.ok_or_else(unknown)?;
         let database = self.0.app.database_with(&USERS_SUBJECT)?;
-        let of_subject = Entity::find().filter(is_of(&caller.issuer, &caller.subject));
+        let of_subject = Entity::find().filter(is_of(&*caller.issuer, caller.subject.as_str()));
         let user = of_subject.one(database).await?.ok_or_else(|| {
             Problem::not_found("you have no user yet: POST /users with a name makes it")
         })?;
@@ -201,27 +201,41 @@ impl OwnUsers {
 }
 
 /// The terms on which a user is a subject's: as its only one.
-fn only_of(issuer: &str, subject: &str) -> Terms {
-    Terms {
-        beside: vec![(ISSUER, Expr::val(issuer)), (SUBJECT, Expr::val(subject))],
+fn only_of(issuer: &str, subject: &str) -> Fixed {
+    Fixed {
+        beside: vec![(ISSUER, issuer.into()), (SUBJECT, subject.into())],
         condition: None,
-        unique: Some(unique_where_set(&[ISSUER, SUBJECT])),
+        unique: Some(&[ISSUER, SUBJECT]),
     }
 }
 
 /// The terms on which a `caller` writes as this user: as its own.
-pub fn writes_as(caller: &Caller, user: Id) -> Terms {
-    let own = user_of(caller).and_where(Column::Id.eq(user)).to_owned();
-    Terms { condition: Some(Expr::exists(own)), ..Terms::default() }
+pub fn writes_as(caller: &Caller, user: Id) -> Fixed {
+    Fixed { condition: Some((is_own, own(caller, user))), ..Fixed::default() }
+}
+
+/// Whether this user is the `caller`'s own.
+pub fn is_own_of(caller: &Caller, user: Id) -> Expr {
+    is_own(&own(caller, user))
+}
+
+fn own(caller: &Caller, user: Id) -> Vec<Value> {
+    vec![user.into(), (*caller.issuer).into(), caller.subject.as_str().into()]
+}
+
+fn is_own(values: &[Value]) -> Expr {
+    let [user, issuer, subject] = values else { unreachable!("those of a caller and a user") };
+    let own = select_of(issuer.clone(), subject.clone());
+    Expr::exists(own.clone().and_where(Column::Id.eq(user.clone())).to_owned())
 }
 
 /// The id of the user that is a `caller`'s own.
 pub fn user_of(caller: &Caller) -> SelectStatement {
-    Query::select()
-        .column(Column::Id)
-        .from(Entity)
-        .cond_where(is_of(&caller.issuer, &caller.subject))
-        .to_owned()
+    select_of(&*caller.issuer, caller.subject.as_str())
+}
+
+fn select_of(issuer: impl Into<Value>, subject: impl Into<Value>) -> SelectStatement {
+    Query::select().column(Column::Id).from(Entity).cond_where(is_of(issuer, subject)).to_owned()
 }
 
 fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
@@ -234,8 +248,10 @@ fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
 }
 
 /// Whether a row of the table of users is this subject's.
-fn is_of(issuer: &str, subject: &str) -> Condition {
-    Condition::all().add(Expr::col(ISSUER).eq(issuer)).add(Expr::col(SUBJECT).eq(subject))
+fn is_of(issuer: impl Into<Value>, subject: impl Into<Value>) -> Condition {
+    Condition::all()
+        .add(Expr::col(ISSUER).eq(issuer.into()))
+        .add(Expr::col(SUBJECT).eq(subject.into()))
 }
 
 fn is_taken(error: &sea_orm::DbErr) -> bool {

@@ -114,7 +114,7 @@ pub fn key(user: Id) -> Key {
 }
 
 pub async fn find(app: &App, id: Id) -> Result<User, Problem> {
-    Entity::find_by_id(id).one(app.database()?).await?.ok_or_else(|| unknown(id))
+    app.database()?.find::<Entity>(id).await?.ok_or_else(|| unknown(id))
 }
 
 pub fn unknown(id: Id) -> Problem {
