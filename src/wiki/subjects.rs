@@ -220,11 +220,11 @@ pub fn is_own_of(caller: &Caller, user: Id) -> Expr {
 }
 
 fn own(caller: &Caller, user: Id) -> Vec<Value> {
-    vec![user.into(), (*caller.issuer).into(), caller.subject.as_str().into()]
+    vec![(*caller.issuer).into(), caller.subject.as_str().into(), user.into()]
 }
 
 fn is_own(values: &[Value]) -> Expr {
-    let [user, issuer, subject] = values else { unreachable!("those of a caller and a user") };
+    let [issuer, subject, user] = values else { unreachable!("those of a caller and a user") };
     let own = select_of(issuer.clone(), subject.clone());
     Expr::exists(own.clone().and_where(Column::Id.eq(user.clone())).to_owned())
 }
