@@ -75,7 +75,7 @@ def test_every_line_of_a_request_carries_its_id(
     database: Database, start_service: StartService
 ) -> None:
     service = start_service(database)
-    database.execute("DROP TABLE posts")
+    database.execute("ALTER TABLE posts RENAME TO gone")
     request_id = "the-one-that-failed"
     answer = service.client.get("/posts/1", headers={"x-request-id": request_id})
     assert problem(answer, 500)["request_id"] == request_id
