@@ -419,6 +419,8 @@ def test_schemathesis_finds_nothing(
             [
                 *(schemathesis, "run", f"{service.url}/openapi.json"),
                 *header,
+                # Some operations are for nobody here, or need what it does not guess: no matter.
+                *(("--warnings", "off") if "edit" in callers else ()),
                 *("--checks", "all"),
                 *("--phases", phases),
                 *("--max-examples", "500" if long else "60"),
