@@ -417,8 +417,6 @@ def test_schemathesis_finds_nothing(
                 *(schemathesis, "run", f"{service.url}/openapi.json"),
                 *more,
                 *("--checks", "all"),
-                # No word of what is a 403 to all, and so never there.
-                *("--warnings", "validation_mismatch"),
                 *("--phases", phases),
                 *("--max-examples", "500" if long else "60"),
                 *("--seed", "1"),

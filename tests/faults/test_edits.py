@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,8 @@ def test_kill_9_in_the_middle_of_edits_and_deletions(
     # So that the only answers that are missing are those of a service that was killed.
     settings |= {f"DATABASE_{what}_TIMEOUT_SECONDS": 20 for what in ("ACQUIRE", "STATEMENT")}
     service = start_service(database, **settings)
-    authors = [Author(service, issuer.token(f"{n}"), chance) for n in range(WRITERS)]
+    late = int(time.time()) + 3600
+    authors = [Author(service, issuer.token(f"{n}", exp=late), chance) for n in range(WRITERS)]
 
     def acknowledged() -> int:
         return sum(author.done["edits"] + author.done["deletions"] for author in authors)
