@@ -18,7 +18,7 @@ use crate::{
         blob::Blob,
         disposition::Filename,
         list::{Limit, Listed, Page},
-        operation::{Created, Failure},
+        operation::{Created, Done, Failure},
         parameter::{Header, Path, Query as InQuery},
         problem::Problem,
         range::{Asked, IfRange, Range},
@@ -31,7 +31,7 @@ use crate::{
         Tag,
         editing::{Owner, Writer},
         failure::{ChangeFailure, ReadFailure, ReadMediaFailure, WriteAttachmentFailure},
-        media::{self, Deleted, Media},
+        media::{self, Media},
         slots::{
             self,
             entity::{ActiveModel, Column, Entity},
@@ -224,7 +224,7 @@ impl Attachments {
         By(owner): By<Owner>,
         /// The attachment's id.
         id: Path<Id>,
-    ) -> Result<Deleted, Failure<ChangeFailure>> {
+    ) -> Result<Done, Failure<ChangeFailure>> {
         let caller = owner.0;
         let mut delete = Query::delete().from_table(Entity).to_owned();
         delete.and_where(Expr::col(Column::AttachmentId).eq(id.0));
@@ -233,7 +233,7 @@ impl Attachments {
         }
         let database = self.media.app.database()?;
         if media::delete(database, delete, &self.deleted).await? {
-            return Ok(Deleted::Gone);
+            return Ok(Done::Done);
         }
         let ids = Entity::find_by_id(id.0).select_only().column(Column::AttachmentId);
         let is_there: Option<Id> = ids.into_tuple().one(database).await?;

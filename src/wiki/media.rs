@@ -3,7 +3,6 @@
 use std::{fmt::Write, sync::Arc};
 
 use hyper::body::Bytes;
-use poem_openapi::ApiResponse;
 use prometheus::IntCounter;
 use ring::digest::{SHA256, digest};
 use sea_orm::{
@@ -86,14 +85,7 @@ async fn select(
     }))
 }
 
-#[derive(ApiResponse)]
-pub enum Deleted {
-    /// It is gone.
-    #[oai(status = 204)]
-    Gone,
-}
-
-/// Deletes a row, and counts it; false where there is none.
+/// Deletes a row, and counts it; false where there is none. Who is told so takes it for deleted.
 pub async fn delete(
     database: &Database,
     delete: DeleteStatement,
@@ -103,6 +95,9 @@ pub async fn delete(
     let done = to_the_end(async move {
         let done = database.execute(&delete).await?.rows_affected() > 0;
         deleted.inc_by(done.into());
+        if !done {
+            database.confirm().await?;
+        }
         Ok::<_, DbErr>(done)
     });
     Ok(done.await?)

@@ -13,7 +13,7 @@ use crate::{
     http::{
         authorization::{By, not_own},
         blob::Blob,
-        operation::Failure,
+        operation::{Done, Failure},
         parameter::{Header, Path},
         problem::Problem,
         range::{Asked, IfRange, Range},
@@ -26,7 +26,7 @@ use crate::{
         Tag,
         editing::{Owner, Writer},
         failure::{ChangeFailure, ReadMediaFailure, WritePictureFailure},
-        media::{self, Deleted, Media},
+        media::{self, Media},
         subjects::{is_own_of, user_of},
         users,
     },
@@ -198,7 +198,7 @@ impl Pictures {
         By(owner): By<Owner>,
         /// The user's id.
         id: Path<Id>,
-    ) -> Result<Deleted, Failure<ChangeFailure>> {
+    ) -> Result<Done, Failure<ChangeFailure>> {
         let (user, caller) = (id.0, owner.0);
         let mut delete = Query::delete().from_table(Entity).to_owned();
         delete.and_where(Expr::col(Column::UserId).eq(user));
@@ -206,7 +206,7 @@ impl Pictures {
             delete.and_where(Expr::col(Column::UserId).in_subquery(user_of(&caller)));
         }
         match media::delete(self.media.app.database()?, delete, &self.deleted).await? {
-            true => Ok(Deleted::Gone),
+            true => Ok(Done::Done),
             false => Err(self.refusal(&caller, user).await?.into()),
         }
     }

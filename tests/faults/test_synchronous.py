@@ -189,22 +189,30 @@ def test_a_deletion_is_told_of_when_a_standby_has_it(
             problem(client.delete(path), 404)
 
 
-@pytest.mark.parametrize("write", ["set", "unset", "delete"])
+@pytest.mark.parametrize("write", ["set", "unset", "comment", "attachment", "picture"])
 def test_what_was_done_before_is_acknowledged_when_a_standby_has_it(
     database: PostgresDatabase, start_service: StartService, issuer: Issuer, write: str
 ) -> None:
     """As a repeat of a try that did not wait to the end: nothing is left for it to write."""
     service = start_service(database, EDITING="users", **issuer.variables)
     ada = as_(service, issuer.token("ada"))
-    post = create_post(ada, create_user(ada)["id"])["post_id"]
-    reaction = f"/posts/{post}/reactions/heart"
-    made = ada.post(f"/posts/{post}/comments", json={"content": "Notes"}).json()
+    user = create_user(ada)["id"]
+    post = create_post(ada, user)["post_id"]
+    picture, reaction = f"/users/{user}/picture", f"/posts/{post}/reactions/heart"
+    comment = ada.post(f"/posts/{post}/comments", json={"content": "Notes"}).json()
+    attachment = ada.post(f"/posts/{post}/attachments", content=b"Notes").json()
+    assert ada.put(picture, content=b"GIF89a").status_code == 201
     assert write == "set" or ada.put(reaction).status_code == 204
+    method, path = {
+        "set": ("PUT", reaction),
+        "unset": ("DELETE", reaction),
+        "comment": ("DELETE", f"/comments/{comment['comment_id']}"),
+        "attachment": ("DELETE", f"/attachments/{attachment['attachment_id']}"),
+        "picture": ("DELETE", picture),
+    }[write]
 
     def send() -> httpx.Response:
-        if write == "delete":
-            return ada.delete(f"/comments/{made['comment_id']}")
-        return ada.request("PUT" if write == "set" else "DELETE", reaction)
+        return ada.request(method, path)
 
     with no_standby(database.server):
         with ThreadPoolExecutor(1) as pool:
@@ -215,7 +223,7 @@ def test_what_was_done_before_is_acknowledged_when_a_standby_has_it(
         problem(send(), 503)
         assert ada.get(f"/posts/{post}").status_code == 200
     answer = wait_until(lambda: (a := send()).status_code != 503 and a, "a standby")
-    assert answer.status_code == (404 if write == "delete" else 204)
+    assert answer.status_code == (204 if path == reaction else 404)
 
 
 def test_a_start_that_waits_for_a_standby_ends_at_its_limit(
