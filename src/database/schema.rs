@@ -124,9 +124,11 @@ impl Database {
                 // The usual start is spared the lock and its connection.
                 match by(deadline, self.check_schema()).await {
                     Ok(()) => {}
-                    // sqlx' pool would try again, and not say what it met.
-                    Err(error @ DbErr::Conn(_)) => return Err(error),
-                    Err(_) => self.migrate_postgres(*options, deadline, limit).await?,
+                    Err(DbErr::Migration(_)) => {
+                        self.migrate_postgres(*options, deadline, limit).await?
+                    }
+                    // Not to be asked is not to be out of date.
+                    Err(error) => return Err(error),
                 }
             }
             Options::Sqlite(options) => {
