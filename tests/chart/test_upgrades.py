@@ -1,4 +1,4 @@
-"""What a cluster and a Helm make of what was there before: no image is needed for that."""
+"""What a cluster and a Helm make of what was there before."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from support import previous
 from support.cluster import Cluster
 from support.helm import CHART, Helm
-from support.kube import SMALL, NewNamespace, Release, Result
+from support.kube import SMALL, NewNamespace, NewRelease, Release, Result
 from support.wait import wait_until
 
 NUMBERS = itertools.count()
@@ -150,3 +152,40 @@ def test_a_new_installation_with_an_autoscaler_leaves_the_number_to_it(
     release.helm("rollback")
     assert replicas(release) == 4
     release.helm("uninstall")
+
+
+def test_from_0_1_0_and_back_with_its_data(
+    new_release: NewRelease, first_chart: Path, tmp_path: Path
+) -> None:
+    """As docs/upgrade.md has it: its rollback is on the schema of this version."""
+    release = new_release("wiki-from-0-1-0")
+    release.cluster.load(previous.image(tmp_path))
+    shown = release.cluster.run(release.helm_program, "show", "values", release.chart).stdout
+    image = yaml.safe_load(shown)["postgresql"]["image"]
+    same = [f"--set-string=postgresql.image.{key}={value}" for key, value in image.items() if value]
+    release.install(*same, *SMALL, chart=first_chart)
+
+    def read(*paths: str) -> list[Any]:
+        release.wait_until_answering()
+        return [release.client.get(path).raise_for_status().json() for path in paths]
+
+    ada = release.create_user("Ada")
+    post = {"user_id": ada["id"], "content": "of 0.1.0"}
+    first = release.client.post("/posts", json=post).raise_for_status().json()
+    kept = (f"/users/{ada['id']}", f"/posts/{first['post_id']}")
+    volume = made(release)
+
+    release.upgrade()
+    assert read(*kept) == [ada, first]
+    assert read("/users") == [[ada]]
+    grace = release.create_user("Grace")
+
+    release.helm("rollback", "--wait", "--timeout=5m", seconds=330)
+    assert read(*kept, f"/users/{grace['id']}") == [ada, first, grace]
+    assert release.client.get("/users").status_code == 405
+    alan = release.create_user("Alan")
+
+    release.upgrade()
+    assert read(*kept) == [ada, first]
+    assert read("/users") == [[alan, grace, ada]]
+    assert made(release).items() >= volume.items()
