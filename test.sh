@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check and test, or those of the named stages: ./test.sh [service|chart|cluster|nix|delivery|kubernetes|faults]...
+# Runs every check and test, or those of the named stages: ./test.sh [service|chart|cluster|nix|deploy|kubernetes|faults]...
 # The stage faults runs only when it is named: the service's tests/faults at length, for a quarter of an hour.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -28,7 +28,7 @@ fi
 if [[ ${stages[*]} =~ all|cluster ]]; then
   PATH=$PATH:/usr/sbin need mkfs.btrfs btrfs-progs
 fi
-if [[ ${stages[*]} =~ all|delivery|kubernetes ]]; then
+if [[ ${stages[*]} =~ all|deploy|kubernetes ]]; then
   need shellcheck
   need skopeo
 fi

