@@ -70,7 +70,9 @@
           down = app (callPackage ./nix/down.nix
             { }
           ) "Ends the cluster and keeps its data; --purge deletes it";
-          push-images = app (callPackage ./nix/release/push-images.nix { }) "Push the images of this architecture";
+          push-images = app (callPackage ./nix/release/push-images.nix
+            { }
+          ) "Push the images of this architecture";
           attest-images = app (callPackage ./nix/release/attest-images.nix
             { }
           ) "Sign what is in the images of this architecture";
