@@ -66,6 +66,8 @@ read_all() {
 
 walk() {
   local newest user post etag comment attachment is_new='' path
+  # With a key each 503 may be tried again.
+  local key="Idempotency-Key: helm-test-$RANDOM$RANDOM$RANDOM"
   call 200 GET /docs
   call 200 GET /openapi.json
   call 200,401 GET '/users?limit=1'
@@ -74,9 +76,9 @@ walk() {
   newest=$answer
 
   if [[ ${TOKEN-} ]]; then
-    call 201,409 POST /users '{"name": "helm test"}' "$json"
+    call 201,409 POST /users '{"name": "helm test"}' "$json" "$key"
   else
-    call 201,401 POST /users '{"name": "helm test"}' "$json"
+    call 201,401 POST /users '{"name": "helm test"}' "$json" "$key"
   fi
   user=$id
   if [[ $status == 401 ]]; then
@@ -94,7 +96,7 @@ walk() {
     call 200 GET /users/me
   fi
 
-  call 201 POST /posts "{\"user_id\": $user, \"content\": \"helm test\"}" "$json"
+  call 201 POST /posts "{\"user_id\": $user, \"content\": \"helm test\"}" "$json" "$key"
   post=$id
   made+=("/posts/$post")
   read_all "$user" "$post"
@@ -119,7 +121,7 @@ walk() {
   call 200 GET "/posts/$post/diff?from=1&to=2"
   has '+helm tested'
 
-  call 201 POST "/posts/$post/comments" "{\"user_id\": $user, \"content\": \"helm test\"}" "$json"
+  call 201 POST "/posts/$post/comments" "{\"user_id\": $user, \"content\": \"helm test\"}" "$json" "$key"
   comment=$id
   call 200 GET "/comments/$comment"
   call 200 GET "/posts/$post/comments"

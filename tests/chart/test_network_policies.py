@@ -78,4 +78,5 @@ def test_prometheus_reaches_the_api_and_the_kubelets(release: Release) -> None:
 def test_the_jobs_and_the_helm_test_do_their_work(release: Release) -> None:
     assert "dumped" in release.run_job("backup")
     assert "restored" in release.run_job("restore")
-    release.helm("test", "--timeout=3m")
+    done = release.helm("test", "--timeout=3m", check=False)
+    assert done.returncode == 0, release.kubectl("logs", "wiki-release-test", check=False)
