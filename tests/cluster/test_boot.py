@@ -175,14 +175,19 @@ def shows(text: str, *command: str) -> State:
     return state
 
 
-# Helm is in it for a second: it is stopped there.
+# Helm is in it for a second: it runs for a tenth of one at a time, and stands when looked at.
 STOP_HELM = """
-pending() { kubectl get secret --selector=owner=helm,status=pending-install --output=name; }
-until [ "$(pending)" ]; do ((SECONDS < 300)) || exit; sleep 0.1; done
-for comm in /proc/[0-9]*/comm; do
-  if [ "$(<"$comm")" = helm ]; then kill -STOP "${comm//[^0-9]/}"; fi
+signal() {
+  for comm in /proc/[0-9]*/comm; do
+    if [ "$(<"$comm")" = helm ]; then kill -"$1" "${comm//[^0-9]/}"; fi
+  done
+}
+until kubectl get secret --selector=owner=helm,status=pending-install --output=name | grep .; do
+  ((SECONDS < 300)) || exit
+  signal CONT
+  sleep 0.1
+  signal STOP
 done
-pending
 """
 
 # After each step, and inside the long ones.
