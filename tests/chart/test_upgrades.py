@@ -182,7 +182,8 @@ def test_from_0_1_0_and_back_with_its_data(
 
     release.helm("rollback", "--wait", "--timeout=5m", seconds=330)
     assert read(*kept, f"/users/{grace['id']}") == [ada, first, grace]
-    assert release.client.get("/users").status_code == 405
+    # until the last pod of this version has gone
+    wait_until(lambda: release.client.get("/users").status_code == 405, "0.1.0", seconds=60)
     alan = release.create_user("Alan")
 
     release.upgrade()
