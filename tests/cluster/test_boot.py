@@ -182,12 +182,14 @@ signal() {
     if [ "$(<"$comm")" = helm ]; then kill -"$1" "${comm//[^0-9]/}"; fi
   done
 }
-until kubectl get secret --selector=owner=helm,status=pending-install --output=name | grep .; do
+pending() { kubectl get secret --selector=owner=helm,status=pending-install --output=name; }
+until [ "$(pending)" ]; do
   ((SECONDS < 300)) || exit
   signal CONT
   sleep 0.1
   signal STOP
 done
+pending
 """
 
 # After each step, and inside the long ones.
