@@ -11,7 +11,7 @@ use sea_orm::{
 use crate::{
     database::{error::is_null, insert::Made, pool::Database},
     http::{
-        authorization::{By, not_own, unknown},
+        authorization::{By, unknown},
         json::{Fields, FromFields, Json},
         operation::Kind,
         parameter::Required,
@@ -24,7 +24,7 @@ use crate::{
         editing::Writer,
         failure::{AddFailure, ChangeFailure},
         posts,
-        subjects::user_of,
+        subjects::{no_user_yet, user_of},
         users,
     },
 };
@@ -53,7 +53,7 @@ impl Actor {
 
     /// The id of the user; null, if there is none.
     pub fn user(&self) -> Expr {
-        Expr::SubQuery(None, Box::new(self.select().into()))
+        self.select().into()
     }
 
     /// The terms on which a row is this user's.
@@ -82,9 +82,7 @@ impl Actor {
         match (found.try_get("", "has_user")?, self) {
             (true, _) => Ok(()),
             (false, Self::User(id)) => Err(users::unknown(*id)),
-            (false, Self::Caller(_)) => {
-                Err(not_own("you have no user yet: POST /users with a name makes it"))
-            }
+            (false, Self::Caller(_)) => Err(no_user_yet()),
         }
     }
 

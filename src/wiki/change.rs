@@ -7,7 +7,7 @@ use poem::http::StatusCode;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, ExprTrait, FromQueryResult,
     Iterable, QueryResult, SqlErr,
-    sea_query::{Expr, Func, Query, SubQueryStatement},
+    sea_query::{Expr, Func, Query},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     wiki::{
         editing::{Owner, Writer},
         posts::{Column, Entity, Post, unknown},
-        subjects::user_of,
+        subjects::{no_user_yet, user_of},
     },
 };
 
@@ -182,9 +182,7 @@ impl Change {
             return database.query_one(&delete).await;
         };
         let editor = self.caller.as_deref().map(user_of);
-        let editor = editor.map_or(Expr::val(None::<i64>), |user| {
-            Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(user)))
-        });
+        let editor = editor.map_or(Expr::val(None::<i64>), Expr::from);
         let mut update = Query::update();
         update
             .table(Entity)
@@ -219,8 +217,7 @@ impl Change {
             .and_where(Column::PostId.eq(self.id));
         let caller = self.caller.as_deref();
         if let Some(user) = caller.map(user_of) {
-            let user = Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(user)));
-            select.expr_as(user, "caller_user_id");
+            select.expr_as(Expr::from(user), "caller_user_id");
         }
         let Some(row) = database.query_one(&select).await? else { return Ok(None) };
         let user = caller.map(|_| row.try_get::<Option<Id>>("", "caller_user_id")).transpose()?;
@@ -236,7 +233,7 @@ impl Change {
         let is_edit = self.content.is_some();
         if self.caller.is_some() {
             if is_edit && user.is_none() {
-                return Err(not_own("you have no user yet: POST /users with a name makes it"));
+                return Err(no_user_yet());
             }
             if self.is_own && *user != Some(post.user_id) {
                 let what = if is_edit { "edit" } else { "delete" };

@@ -14,7 +14,6 @@ use crate::{
     app::App,
     database::pool::Database,
     http::{
-        authorization::not_own,
         blob::{Blob, tag},
         problem::Problem,
         range::Asked,
@@ -108,5 +107,5 @@ pub async fn own_user(database: &Database, caller: &Caller) -> Result<Id, Proble
     let user = database.query_one(&subjects::user_of(caller)).await?;
     let id = |row: QueryResult| row.try_get("", "id");
     let id: Option<Id> = user.map(id).transpose()?;
-    id.ok_or_else(|| not_own("you have no user yet: POST /users with a name makes it"))
+    id.ok_or_else(subjects::no_user_yet)
 }

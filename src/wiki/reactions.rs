@@ -184,7 +184,7 @@ impl<N: Naming> Reactions<N> {
             select.expr_as(Expr::cust(count), kind);
         }
         if let Some(caller) = &caller.0 {
-            let own = Expr::SubQuery(None, Box::new(user_of(caller).into()));
+            let own = Expr::from(user_of(caller));
             let mine = Expr::case(Expr::col(Column::UserId).eq(own), Expr::col(Column::Kind));
             select.expr_as(Func::cust("string_agg").arg(mine).arg(" "), "mine");
         }

@@ -19,7 +19,7 @@ use crate::{
     clock::Time,
     database::insert::{Fixed, Inserted},
     http::{
-        authorization::{Admin, By, insufficient_scope, unknown},
+        authorization::{Admin, By, insufficient_scope, not_own, unknown},
         conditional::Found,
         idempotency::IdempotencyKey,
         json::{Fields, FromFields, Json},
@@ -42,6 +42,8 @@ use crate::{
 /// Columns of the table of users that its entity has not: nobody is shown them.
 const ISSUER: &str = "issuer";
 const SUBJECT: &str = "subject";
+
+const NO_USER_YET: &str = "you have no user yet: POST /users with a name makes it";
 
 /// A subject's name with its issuer (OpenID Connect Core 1.0, section 2).
 type Subject = Text<255, true>;
@@ -162,9 +164,8 @@ impl OwnUsers {
         let caller = caller.0.ok_or_else(unknown)?;
         let database = self.0.app.database_with(&USERS_SUBJECT)?;
         let of_subject = Entity::find().filter(is_of(&*caller.issuer, caller.subject.as_str()));
-        let user = of_subject.one(database).await?.ok_or_else(|| {
-            Problem::not_found("you have no user yet: POST /users with a name makes it")
-        })?;
+        let user =
+            of_subject.one(database).await?.ok_or_else(|| Problem::not_found(NO_USER_YET))?;
         note_user(user.id.0);
         Ok(Found::new(&user))
     }
@@ -227,6 +228,11 @@ fn is_own(values: &[Value]) -> Expr {
     let [issuer, subject, user] = values else { unreachable!("those of a caller and a user") };
     let own = select_of(issuer.clone(), subject.clone());
     Expr::exists(own.clone().and_where(Column::Id.eq(user.clone())).to_owned())
+}
+
+/// The refusal of a write by a caller that has no user.
+pub fn no_user_yet() -> Problem {
+    not_own(NO_USER_YET)
 }
 
 /// The id of the user that is a `caller`'s own.
