@@ -21,7 +21,6 @@ pytestmark = pytest.mark.timeout(900)
 def release(new_module_release: NewRelease) -> Release:
     release = new_module_release("wiki-faults")
     release.install("--set=api.replicas=2", *PATIENT, *SMALL)
-    release.wait_until_answering()
     return release
 
 
@@ -246,7 +245,6 @@ def test_a_full_volume_is_an_alert_and_no_corruption(
             f"--set=postgresql.primary.persistence.storageClass={storage_class}",
             "--set=grafana.enabled=false",
         )
-        release.wait_until_answering()
         ada = release.create_user("Ada")
         ballast = volume / "ballast"
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:

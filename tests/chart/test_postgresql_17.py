@@ -40,7 +40,6 @@ def release(request: pytest.FixtureRequest, new_module_release: NewRelease) -> R
     release = new_module_release(f"wiki-postgresql-17-{request.param}")
     release.helm_program = install(request.param)
     release.install(*SMALL)
-    release.wait_until_answering()
     ada = release.create_user("Ada ünïcødé '; --")
     post = {"user_id": ada["id"], "content": "two\nlines\tand \\. more"}
     assert release.client.post("/posts", json=post).status_code == 201

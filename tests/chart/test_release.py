@@ -39,7 +39,6 @@ def release(new_module_release: NewRelease, notes: dict[str, str]) -> Release:
     done = release.install("--set=backup.enabled=true")
     notes["install"] = done.stdout
     assert "would violate PodSecurity" not in done.stderr
-    release.wait_until_answering()
     return release
 
 
@@ -471,7 +470,6 @@ def test_a_database_of_ones_own_over_tls(new_release: NewRelease, cluster: Clust
             "--set=backup.enabled=true",
             *SMALL,
         )
-        release.wait_until_answering()
         assert not release.pods("postgresql")
         ada = release.create_user("Ada")
         assert release.client.get(f"/user/{ada['id']}").json() == ada

@@ -34,7 +34,6 @@ def test_load_adds_a_replica_and_its_end_takes_it_away(new_release: NewRelease) 
         *PATIENT,
         *SMALL,
     )
-    release.wait_until_answering()
     # the default waits five minutes before it takes a replica away
     patch = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
     release.kubectl("patch", "hpa", "wiki-release-api", f"--patch={json.dumps(patch)}")
@@ -83,7 +82,6 @@ def test_replicas_on_two_nodes_outlive_one_of_them(
         *PATIENT,
         *SMALL,
     )
-    release.wait_until_answering()
     assert {pod["spec"]["nodeName"] for pod in release.pods("api")} == {first, second_node}
 
     with release.load(workers=4, rate=20) as load:

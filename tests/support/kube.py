@@ -68,10 +68,11 @@ class Release:
     def install(
         self, *arguments: str, chart: Path | str | None = None, command: str = "install"
     ) -> Result:
-        """Waits until every pod is ready."""
+        """Waits until every pod is ready and the Ingress knows it."""
         options = ["--wait", "--timeout=5m", f"--set=ingress.host={self.host}", *arguments]
         done = self.helm(command, chart or self.chart, *options, seconds=330, check=False)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.explain()}"
+        self.wait_until_answering()
         return done
 
     def upgrade(self, *arguments: str, chart: Path | None = None) -> Result:
