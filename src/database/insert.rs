@@ -9,7 +9,7 @@ use sea_orm::{
 use crate::{
     database::{
         pool::Database,
-        texts::{Columns, Condition, Insert, Shape, returned, unique_where_set},
+        texts::{self, Columns, Condition, Insert, Shape, returned, unique_where_set},
     },
     request,
 };
@@ -196,19 +196,8 @@ impl Terms for Made {
         database: &Database,
     ) -> Statement {
         let set = set(row, once).map(|(column, value)| (column, Expr::val(value)));
-        let (columns, values): (Vec<_>, Vec<_>) = set.chain(self.beside).unzip();
-        let mut insert = Query::insert();
-        insert.into_table(A::Entity::default()).columns(columns);
-        match self.condition {
-            None => insert.values_panic(values),
-            Some(condition) => insert
-                .select_from(Query::select().exprs(values).and_where(condition).to_owned())
-                .expect("as many values as columns"),
-        };
-        if let Some(unique) = self.unique.or(once.map(|_| unique_where_set(&[KEY]))) {
-            insert.on_conflict(unique);
-        }
-        insert.returning(Query::returning().columns(returned::<A::Entity>()));
+        let unique = self.unique.or(once.map(|_| unique_where_set(&[KEY])));
+        let insert = texts::insert::<A::Entity>(set.chain(self.beside), self.condition, unique);
         database.get_database_backend().build(&insert)
     }
 }

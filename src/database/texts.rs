@@ -82,19 +82,31 @@ impl Insert {
     fn into<E: EntityTrait>(&self, values: &[Value]) -> InsertStatement {
         let (values, of) = values.split_at(self.columns.len());
         let values = values.iter().cloned().map(Expr::val);
-        let mut insert = Query::insert();
-        insert.into_table(E::default()).columns(self.columns.iter().copied());
-        match self.condition {
-            None => insert.values_panic(values),
-            Some(condition) => insert
-                .select_from(Query::select().exprs(values).and_where(condition(of)).to_owned())
-                .expect("as many values as columns"),
-        };
-        if let Some(columns) = self.unique {
-            insert.on_conflict(unique_where_set(columns));
-        }
-        insert.returning(Query::returning().columns(returned::<E>())).to_owned()
+        let condition = self.condition.map(|condition| condition(of));
+        let columns = self.columns.iter().copied();
+        insert::<E>(columns.zip(values), condition, self.unique.map(unique_where_set))
     }
+}
+
+/// Inserts a row, if `condition` holds, and returns it.
+pub fn insert<E: EntityTrait>(
+    row: impl Iterator<Item = (&'static str, Expr)>,
+    condition: Option<Expr>,
+    unique: Option<OnConflict>,
+) -> InsertStatement {
+    let (columns, values): (Vec<_>, Vec<_>) = row.unzip();
+    let mut insert = Query::insert();
+    insert.into_table(E::default()).columns(columns);
+    match condition {
+        None => insert.values_panic(values),
+        Some(condition) => insert
+            .select_from(Query::select().exprs(values).and_where(condition).to_owned())
+            .expect("as many values as columns"),
+    };
+    if let Some(unique) = unique {
+        insert.on_conflict(unique);
+    }
+    insert.returning(Query::returning().columns(returned::<E>())).to_owned()
 }
 
 pub fn returned<E: EntityTrait>() -> impl Iterator<Item = &'static str> {

@@ -121,11 +121,12 @@ impl Attachments {
     ) -> Result<Created<Attachment>, Failure<WriteAttachmentFailure>> {
         let (post, created_time) = (id.0, Time::now());
         let filename = filename.0.0.unwrap_or_else(|| UNNAMED.into());
+        let sha256 = media::sha256(&file.bytes);
         let database = self.media.app.database()?;
         // Each conflict is a slot that somebody else has taken.
         for _ in 0..slots::COUNT {
             let mut terms = slots::terms(&by, post);
-            terms.beside.extend(media::columns(&file.bytes).0);
+            terms.beside.extend(media::columns(&sha256, &file.bytes));
             let row = ActiveModel {
                 attachment_id: NotSet,
                 post_id: Set(post),

@@ -170,8 +170,7 @@ impl<N> Comments<N> {
 }
 
 async fn find(app: &App, id: Id) -> Result<Comment, Problem> {
-    let comment = Entity::find_by_id(id).one(app.database()?).await?;
-    comment.ok_or_else(|| unknown(id))
+    app.database()?.find::<Entity>(id).await?.ok_or_else(|| unknown(id))
 }
 
 fn unknown(id: Id) -> Problem {

@@ -1,27 +1,24 @@
 //! What pictures and attachments have in common: bytes in a row, known by their hash.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
-use hyper::body::Bytes;
 use prometheus::IntCounter;
 use ring::digest::{SHA256, digest};
 use sea_orm::{
-    ConnectionTrait, DbErr, QueryResult,
+    ConnectionTrait, DbErr,
     sea_query::{DeleteStatement, Expr, SelectStatement},
 };
 
 use crate::{
     app::App,
     database::pool::Database,
+    digits,
     http::{
         blob::{Blob, tag},
         problem::Problem,
         range::Asked,
     },
-    id::Id,
-    identity::Caller,
     request::to_the_end,
-    wiki::subjects,
 };
 
 /// The service, and how many bytes it has stored since the start.
@@ -38,14 +35,16 @@ impl Media {
     }
 }
 
-/// The columns of the bytes, for an insert, and their entity tag.
-pub fn columns(bytes: &Bytes) -> ([(&'static str, Expr); 2], String) {
-    let mut sha256 = String::new();
-    for byte in digest(&SHA256, bytes).as_ref() {
-        write!(sha256, "{byte:02x}").expect("a text");
-    }
-    let tag = tag(&sha256);
-    ([("sha256", Expr::val(sha256)), ("bytes", Expr::val(bytes.to_vec()))], tag)
+/// The hash of the bytes, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    let hash = digest(&SHA256, bytes);
+    let words = hash.as_ref().chunks_exact(8).map(|word| word.try_into().expect("eight bytes"));
+    digits::hex(&words.map(u64::from_be_bytes).collect::<Vec<_>>())
+}
+
+/// The columns of bytes with this hash, for an insert.
+pub fn columns(sha256: &str, bytes: &[u8]) -> [(&'static str, Expr); 2] {
+    [("sha256", Expr::val(sha256)), ("bytes", Expr::val(bytes))]
 }
 
 /// What is `asked` for of the one row that is `found` in a table of bytes.
@@ -100,12 +99,4 @@ pub async fn delete(
         Ok::<_, DbErr>(done)
     });
     Ok(done.await?)
-}
-
-/// The user that is the caller's own.
-pub async fn own_user(database: &Database, caller: &Caller) -> Result<Id, Problem> {
-    let user = database.query_one(&subjects::user_of(caller)).await?;
-    let id = |row: QueryResult| row.try_get("", "id");
-    let id: Option<Id> = user.map(id).transpose()?;
-    id.ok_or_else(subjects::no_user_yet)
 }

@@ -12,7 +12,7 @@ use crate::{
     database::insert::{Inserted, Made},
     http::{
         authorization::{By, not_own},
-        blob::Blob,
+        blob::{Blob, tag},
         operation::{Done, Failure},
         parameter::{Header, Path},
         problem::Problem,
@@ -27,7 +27,7 @@ use crate::{
         editing::{Owner, Writer},
         failure::{ChangeFailure, ReadMediaFailure, WritePictureFailure},
         media::{self, Media},
-        subjects::{is_own_of, user_of},
+        subjects::{is_own_of, no_user_yet, own_user, user_of},
         users,
     },
 };
@@ -78,11 +78,13 @@ impl Pictures {
     /// Why a caller has not changed the picture of this user, whose it may be.
     async fn refusal(&self, caller: &Caller, user: Id) -> Result<Problem, Problem> {
         users::find(&self.media.app, user).await?;
-        let own = media::own_user(self.media.app.database()?, caller).await;
-        Ok(match caller.is_admin || own? == user {
-            true => no_picture(user),
-            false => not_own(format!("the picture of user {user} is not yours")),
-        })
+        if !caller.is_admin {
+            let own = own_user(self.media.app.database()?, caller).await?;
+            if own.ok_or_else(no_user_yet)? != user {
+                return Ok(not_own(format!("the picture of user {user} is not yours")));
+            }
+        }
+        Ok(no_picture(user))
     }
 }
 
@@ -126,7 +128,8 @@ impl Pictures {
         note_repeatable();
         let user = id.0;
         let caller = by.0.caller.filter(|caller| !caller.is_admin);
-        let (beside, etag) = media::columns(&image.bytes);
+        let sha256 = media::sha256(&image.bytes);
+        let (beside, etag) = (media::columns(&sha256, &image.bytes), tag(&sha256));
         let again = Expr::col((Entity, Column::Version)).add(1);
         let replace = OnConflict::column(Column::UserId)
             .update_columns(["media_type", "sha256", "bytes"])
@@ -148,9 +151,7 @@ impl Pictures {
         let database = self.media.app.database()?;
         let inserted = database.insert_on(terms, picture, None, count).await;
         let inserted = inserted.map_err(|error| match error.sql_err() {
-            Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                Problem::not_found(format!("there is no user {user}"))
-            }
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => users::unknown(user),
             _ => error.into(),
         })?;
         match (inserted, caller) {

@@ -11,7 +11,11 @@ use crate::{
     database::{insert::Made, pool::Database},
     http::{authorization::not_own, problem::Problem},
     id::Id,
-    wiki::{editing::Writer, media, posts::entity as posts, subjects::user_of},
+    wiki::{
+        editing::Writer,
+        posts::{entity as posts, unknown},
+        subjects::{no_user_yet, own_user, user_of},
+    },
 };
 
 /// An attachment without its bytes, which are read by themselves.
@@ -83,7 +87,7 @@ pub fn terms(by: &Writer, post: Id) -> Made {
 pub async fn refusal(database: &Database, by: &Writer, post: Id) -> Result<Problem, Problem> {
     let author = author(database, post).await?;
     if let Some(caller) = &by.caller {
-        let own = media::own_user(database, caller).await?;
+        let own = own_user(database, caller).await?.ok_or_else(no_user_yet)?;
         if by.editing == Editing::Author && !caller.is_admin && own != author {
             return Ok(not_own(format!("post {post} is not yours to add to")));
         }
@@ -96,5 +100,5 @@ pub async fn refusal(database: &Database, by: &Writer, post: Id) -> Result<Probl
 pub async fn author(database: &Database, post: Id) -> Result<Id, Problem> {
     let author = posts::Entity::find_by_id(post).select_only().column(posts::Column::UserId);
     let author = author.into_tuple().one(database).await?;
-    author.ok_or_else(|| Problem::not_found(format!("there is no post {post}")))
+    author.ok_or_else(|| unknown(post))
 }

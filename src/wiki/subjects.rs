@@ -8,8 +8,8 @@ use poem::http::StatusCode;
 use poem_openapi::{Object, OpenApi, types::Example};
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Set,
-    SqlErr, Value,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter,
+    QuerySelect, Set, SqlErr, Value,
     sea_query::{Expr, Query, SelectStatement, UpdateStatement},
 };
 use serde::Serialize;
@@ -17,7 +17,10 @@ use serde::Serialize;
 use crate::{
     app::App,
     clock::Time,
-    database::insert::{Fixed, Inserted},
+    database::{
+        insert::{Fixed, Inserted},
+        pool::Database,
+    },
     http::{
         authorization::{Admin, By, insufficient_scope, not_own, unknown},
         conditional::Found,
@@ -35,7 +38,7 @@ use crate::{
     wiki::{
         Tag,
         failure::{BindFailure, ListFailure, ReadOwnFailure, WriteOwnFailure},
-        users::{ActiveModel, Column, Creation, Entity, User, list},
+        users::{self, ActiveModel, Column, Creation, Entity, User, list},
     },
 };
 
@@ -196,7 +199,7 @@ impl OwnUsers {
         });
         match bound.await? {
             true => Ok(Done::Done),
-            false => Err(Problem::not_found(format!("there is no user {id}")).into()),
+            false => Err(users::unknown(id).into()),
         }
     }
 }
@@ -235,7 +238,13 @@ pub fn no_user_yet() -> Problem {
     not_own(NO_USER_YET)
 }
 
-/// The id of the user that is a `caller`'s own.
+/// The id of the user that is the caller's own.
+pub async fn own_user(database: &Database, caller: &Caller) -> Result<Option<Id>, DbErr> {
+    let user = database.query_one(&user_of(caller)).await?;
+    user.map(|row| row.try_get("", "id")).transpose()
+}
+
+/// The same within a statement.
 pub fn user_of(caller: &Caller) -> SelectStatement {
     select_of(&*caller.issuer, caller.subject.as_str())
 }

@@ -30,7 +30,7 @@ use crate::{
         editing::Owner,
         failure::{DeleteUserFailure, ReadFailure},
         posts,
-        subjects::user_of,
+        subjects::{own_user, user_of},
         users::{Column, Entity, User, find, key, unknown},
     },
 };
@@ -78,16 +78,12 @@ impl OneUser {
     /// Why it was not deleted.
     async fn refusal(&self, caller: &Caller, id: Id) -> Result<Problem, Problem> {
         let database = self.app.database()?;
-        if Entity::find_by_id(id).one(database).await?.is_none() {
+        if database.find::<Entity>(id).await?.is_none() {
             database.confirm().await?;
             return Ok(unknown(id));
         }
-        if !caller.is_admin {
-            let own = database.query_one(&user_of(caller)).await?;
-            let own = own.map(|row| row.try_get::<Id>("", "id")).transpose()?;
-            if own != Some(id) {
-                return Ok(not_own(format!("user {id} is not yours to delete")));
-            }
+        if !caller.is_admin && own_user(database, caller).await? != Some(id) {
+            return Ok(not_own(format!("user {id} is not yours to delete")));
         }
         let posts: Vec<Id> = posts::Entity::find()
             .select_only()
