@@ -207,7 +207,7 @@ def test_from_0_1_0_and_back(
         assert release.client.get("/posts").raise_for_status().json()[0]["user_id"] == ada["id"]
         assert sql(release, "SHOW synchronous_standby_names").startswith("ANY 1")
 
-        moved(lambda: release.helm("rollback", "--wait", "--timeout=5m", seconds=330))
+        moved(release.rollback)
         assert sql(release, schema) == new
         assert release.client.get(f"/posts/{first['post_id']}").json() == first
         assert release.client.get(f"/users/{ada['id']}").json() == ada

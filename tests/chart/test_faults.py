@@ -228,8 +228,7 @@ def test_a_roll_back_of_a_broken_upgrade_heals_it(release: Release) -> None:
         check=False,
     )
     assert done.returncode != 0
-    release.helm("rollback", "--wait", "--timeout=5m")
-    release.wait_until_answering()
+    release.rollback()
     assert release.client.get(f"/user/{ada['id']}").json() == ada
 
 

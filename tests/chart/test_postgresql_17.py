@@ -68,7 +68,7 @@ def test_on_the_old_files_it_does_not_start_and_a_rollback_brings_the_old_one_ba
         return "database files are incompatible with server" in log
 
     wait_until(refused, "PostgreSQL 17 to refuse the files", seconds=120, every=0.5)
-    release.helm("rollback", "--wait", "--timeout=5m", seconds=330)
+    release.rollback()
     assert version(release) == old
     assert rows(release) == before
 

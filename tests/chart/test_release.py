@@ -401,7 +401,7 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(
     assert release.pods("postgresql")[0]["metadata"]["uid"] == database
     # what a newer service would have left: a step of the schema that this one does not know
     release.sql("insert into seaql_migrations values ('m99991231_000001_future', 0)")
-    release.helm("rollback", "--wait", "--timeout=5m")
+    release.rollback()
     still_there(*this)
     assert release.client.get(f"/user/{grace['id']}").json() == grace
     release.create_user("by the older service")

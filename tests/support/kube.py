@@ -68,15 +68,30 @@ class Release:
     def install(
         self, *arguments: str, chart: Path | str | None = None, command: str = "install"
     ) -> Result:
-        """Waits until every pod is ready and the Ingress knows it."""
+        """Waits until every pod is ready, and nothing older answers."""
         options = ["--wait", "--timeout=5m", f"--set=ingress.host={self.host}", *arguments]
         done = self.helm(command, chart or self.chart, *options, seconds=330, check=False)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.explain()}"
-        self.wait_until_answering()
+        self.wait_until_replaced()
         return done
 
     def upgrade(self, *arguments: str, chart: Path | None = None) -> Result:
         return self.install("--reset-then-reuse-values", *arguments, chart=chart, command="upgrade")
+
+    def rollback(self) -> None:
+        """Waits as `install` does."""
+        self.helm("rollback", "--wait", "--timeout=5m", seconds=330)
+        self.wait_until_replaced()
+
+    def wait_until_replaced(self) -> None:
+        """Helm does not wait for the pods of before, which answer for some seconds more."""
+        self.rollout("deployment/api")
+
+        def replaced() -> bool:
+            return not any("deletionTimestamp" in pod["metadata"] for pod in self.pods("api"))
+
+        wait_until(replaced, "the pods of before to be gone", seconds=60, every=0.3)
+        self.wait_until_answering()
 
     def kubectl(self, *arguments: str | Path, **options: Any) -> str:
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options)
