@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from support import docker as docker_support
+from support import previous
 from support.browser import Visit, chromium
 from support.docker import Container, Docker
 from support.nix import ROOT, Nix
@@ -318,6 +319,58 @@ def test_another_version_on_the_same_volume(boot: Boot, changed_image: str, tmp_
     older = boot(volume, mount)
     assert older.wait() == 1
     assert "downgrade refused" in older.log
+
+
+@pytest.fixture
+def first_image(docker: Docker, tmp_path: Path) -> str:
+    """The image of 0.1.0, with the same PostgreSQL and the crates of its own lock."""
+    folder = tmp_path / "0.1.0"
+    folder.mkdir()
+    previous.check_out(folder)
+    return docker.load(Nix(folder).build("cluster-image.stream")[0])
+
+
+def test_from_0_1_0_and_back_by_a_backup(
+    boot: Boot, image: str, first_image: str, docker: Docker, tmp_path: Path
+) -> None:
+    """As docs/upgrade.md has it: up on the same volume, back on a new one."""
+
+    def read(cluster: Container, *paths: str) -> list[Any]:
+        with cluster.client(8080) as client:
+            return [client.get(path).raise_for_status().json() for path in paths]
+
+    volume = "--volume=data:/var/lib/docker"
+    first = boot(volume, of=first_image)
+    wait_until_ready(first)
+    ada = create_user(first, "Ada")
+    with first.client(8080) as client:
+        post = client.post("/posts", json={"user_id": ada, "content": "of 0.1.0"}).json()
+    kept = (f"/users/{ada}", f"/posts/{post['post_id']}")
+    before = read(first, *kept)
+    assert first.stop() == 0
+
+    new = boot(volume, of=image)
+    wait_until_ready(new)
+    assert read(new, *kept) == before
+    grace = create_user(new, "Grace")
+    assert [each["id"] for each in read(new, "/users")[0]] == [grace, ada]
+    assert [each["post_id"] for each in read(new, "/posts?q=of")[0]] == [post["post_id"]]
+    dump = tmp_path / "wiki.sql"
+    dump.write_text(new.execute("wiki-cluster", "backup"))
+    assert "dump complete" in "".join(dump.read_text().splitlines()[-5:])
+    new.stop()
+
+    refused = boot(volume, of=first_image)
+    assert refused.wait() == 1
+    assert "downgrade refused" in refused.log
+
+    again = boot("--volume=new:/var/lib/docker", of=first_image)
+    wait_until_ready(again)
+    with dump.open() as stdin:
+        docker.run("exec", "-i", again.id, "wiki-cluster", "restore", stdin=stdin.fileno())
+    assert read(again, *kept) == before
+    assert user(again, grace) == "Grace"
+    assert user(again, create_user(again, "Alan")) == "Alan"
 
 
 def test_without_privileges(docker: Docker, image: str) -> None:

@@ -44,6 +44,15 @@ def chart(folder: Path) -> Path:
     return folder / "chart"
 
 
+def check_out(folder: Path) -> None:
+    """Its flake, to be built with what stands in for nixpkgs today."""
+    subprocess.run(["tar", "--extract"], cwd=folder, input=sources(), check=True)
+    for name in ("nix/stand-in", "tests/nix"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "tests/.venv").symlink_to(ROOT / "tests/.venv")
+
+
 def image(folder: Path) -> Path:
     """An archive of its image: the program, and the libraries that it loads on this machine."""
     program = build()
