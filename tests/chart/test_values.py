@@ -115,6 +115,26 @@ def test_a_bad_value_is_refused_by_its_name(helm: Helm, settings: list[str], nam
     assert named in run.stderr
 
 
+def test_numbers_with_a_fraction_as_set_hands_them_on(helm: Helm) -> None:
+    """It makes texts of them."""
+    settings = {
+        "api.cache.seconds": "2.5",
+        "api.rateLimit.perSecond": "0.5",
+        "api.tracing.samplerArg": "0.1",
+        "api.tracing.endpoint": "http://collector:4318",
+        "ingress.enabled": "false",
+        "api.resources.requests.cpu": "0.25",
+    }
+    rendered = helm.objects(*(f"--set={name}={value}" for name, value in settings.items()))
+    (container,) = rendered.pods()["wiki-release-api"]["containers"]
+    found = {each["name"]: each.get("value") for each in container["env"]}
+    assert found["CACHE_SECONDS"] == "2.5"
+    assert found["RATE_LIMIT_PER_SECOND"] == "0.5"
+    assert found["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    for wrong in ("api.cache.seconds=0.0", "api.tracing.samplerArg=1.5", "api.cache.seconds=x"):
+        assert helm.template(f"--set={wrong}").returncode != 0
+
+
 @pytest.mark.parametrize(
     "ways",
     [
