@@ -1,4 +1,4 @@
-//! The API: its resources in one OpenAPI document, and that document's pages beside it.
+//! The API: its resources in one OpenAPI document, and the pages that show it.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// The resources, in one document. Its server is where the document is, so that the pages work under
-/// any host and prefix.
+/// The resources, in one document. The server's URL is relative to the document, so that the pages work
+/// under any host and prefix.
 fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
     OpenApiService::new(resources, "Wiki", env!("CARGO_PKG_VERSION"))
         .description(
@@ -51,7 +51,7 @@ fn document<A: OpenApi>(resources: A) -> OpenApiService<A, ()> {
         .server("./")
 }
 
-/// The API with its document and pages. With an issuer of tokens, users are their own.
+/// The API with its document and pages. With an issuer of tokens, a user belongs to a caller.
 pub fn routes(app: &Arc<App>, config: &Config) -> Vec<Route> {
     let posts = (Posts::new(app), OnePost::new(app), Revisions(app.clone()), Diffs::new(app));
     let media = Media::new(app);

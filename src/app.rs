@@ -50,7 +50,7 @@ impl App {
         Ok(&self.database)
     }
 
-    /// The database, once an index is there that is built beside the requests.
+    /// The database, once this index, which is built while requests are served, is there.
     pub fn database_with(&self, index: &Index) -> Result<&Database, Problem> {
         let database = self.database()?;
         if !database.indexes.has(index) {

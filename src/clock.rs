@@ -1,4 +1,4 @@
-//! Points in time, as the API has them: UTC, without a zone, to the microsecond.
+//! Points in time, as the API shows them: UTC, without a zone, to the microsecond.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -34,13 +34,13 @@ const fn date(year: i32, month: u32, day: u32) -> NaiveDate {
     }
 }
 
-/// A time in the database. What lies outside the years 1 to 9999, PostgreSQL's `infinity` above all, is
-/// the first or the last microsecond of them, as Python's `datetime` has it.
+/// A time in the database. Times outside the years 1 to 9999, PostgreSQL's `infinity` above all, are clamped
+/// to the first or last microsecond of that range, which is that of Python's `datetime`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Time(NaiveDateTime);
 
 impl Time {
-    /// To the microsecond: PostgreSQL keeps no more, SQLite would.
+    /// To the microsecond: PostgreSQL stores no more, SQLite would.
     pub fn now() -> Self {
         Self(Utc::now().naive_utc().trunc_subsecs(6))
     }
@@ -80,7 +80,7 @@ impl From<NaiveDateTime> for Time {
     }
 }
 
-/// PostgreSQL's `timestamp`, which chrono cannot hold in full: microseconds since 2000, and the two
+/// PostgreSQL's `timestamp`, whose range is larger than chrono's: microseconds since 2000, with the two
 /// infinities at the ends (`src/include/datatype/timestamp.h`).
 struct Timestamp(i64);
 

@@ -19,7 +19,7 @@ pub use crate::config::values::{
     Seconds, SecondsOrZero,
 };
 
-/// Declares each variable once: its field, its default as one would type it, and what `--help` says.
+/// Declares each variable once: its field, its default as one would type it, and its `--help` text.
 macro_rules! config {
     ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal,)+) => {
         #[derive(Deserialize)]
@@ -121,8 +121,8 @@ config! {
 }
 
 impl Config {
-    /// Reads the environment, and takes libpq's variables out of it, as the driver would read them
-    /// without a check. No other thread may run yet.
+    /// Reads the environment, and removes libpq's variables from it, since the driver would read them
+    /// unchecked. No other thread may be running yet.
     pub fn from_env() -> Result<Self, String> {
         let mut set = HashMap::new();
         for (field, ..) in VARIABLES {
@@ -188,7 +188,7 @@ impl Config {
         Ok(config)
     }
 
-    /// A variable of `libpq`; one that is set to nothing counts as not set.
+    /// A variable of libpq; an empty one counts as not set.
     pub fn libpq(&self, name: &str) -> Result<Option<String>, String> {
         let value = self.libpq.get(name).map(|value| text(name, value.clone())).transpose()?;
         Ok(value.filter(|value| !value.is_empty()))
@@ -196,7 +196,7 @@ impl Config {
 
     fn from_set(set: HashMap<String, String>) -> Result<Self, String> {
         read(set.clone()).map_err(|error| {
-            // envy does not name the variable in every error: the culprit fails on its own, too.
+            // envy does not name the variable in every error, but the culprit also fails on its own.
             set.into_iter()
                 .find(|(name, value)| read([(name.clone(), value.clone())].into()).is_err())
                 .map_or(error.to_string(), |(name, value)| {
@@ -211,8 +211,8 @@ impl Config {
     }
 }
 
-/// What a variable says, without the blanks and the CR that a file of variables leaves at its end. A
-/// password may begin and end with blanks.
+/// A variable's value, without the blanks and the CR that an env file may leave at its end. A password may
+/// begin and end with blanks.
 fn text(name: &str, value: OsString) -> Result<String, String> {
     let value = value.into_string().map_err(|_| format!("{name} is not UTF-8"))?;
     match name {
@@ -226,7 +226,7 @@ fn text(name: &str, value: OsString) -> Result<String, String> {
     }
 }
 
-/// What to give instead, where the error of the type does not say it.
+/// What to give instead, if the type's own error does not say it.
 fn advice(name: &str) -> Option<&'static str> {
     match name {
         "LISTEN_ADDRESS" => Some("give an IP address such as 127.0.0.1 or ::"),

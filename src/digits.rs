@@ -1,6 +1,6 @@
-//! Numbers as texts, past `fmt`, which takes ten times as long: each request has several.
+//! Formats numbers without `fmt`, which takes ten times as long: each request has several.
 
-/// Writes `number` with as many digits of `BASE` as there is room for.
+/// Writes `number` in base `BASE`, with as many digits as there is room for.
 #[inline]
 pub fn write<const BASE: u64>(digits: &mut [u8], mut number: u64) {
     for digit in digits.iter_mut().rev() {
@@ -9,7 +9,7 @@ pub fn write<const BASE: u64>(digits: &mut [u8], mut number: u64) {
     }
 }
 
-/// Sixteen digits of base 16 for each number.
+/// Sixteen hexadecimal digits for each number.
 pub fn hex(numbers: &[u64]) -> String {
     let mut text = vec![0; 16 * numbers.len()];
     let places = text.chunks_mut(16);
@@ -17,7 +17,7 @@ pub fn hex(numbers: &[u64]) -> String {
     String::from_utf8(text).expect("ASCII")
 }
 
-/// A byte in base 10.
+/// Appends a byte in base 10.
 pub fn push(text: &mut String, byte: u8) {
     for place in [100, 10, 1] {
         if byte >= place || place == 1 {

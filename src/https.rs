@@ -1,4 +1,4 @@
-//! Requests of ours to other servers: HTTP/1.1, over TLS where the URL says `https`.
+//! Our own requests to other servers: HTTP/1.1, over TLS if the URL says `https`.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,21 +24,21 @@ use tokio_rustls::{
     },
 };
 
-/// Sends requests, each on a connection of its own: they are rare, and so each finds its way anew.
+/// Sends requests, each on a new connection: they are rare, and so each resolves the name again.
 pub struct Client {
-    /// A file of certificates (PEM): the authorities that are trusted, instead of Mozilla's.
+    /// A PEM file of CA certificates to trust instead of Mozilla's.
     authorities: Option<PathBuf>,
 }
 
 impl Client {
-    /// Fails if there are no `authorities` in their file.
+    /// Fails if the file of `authorities` has no certificate.
     pub fn new(authorities: Option<PathBuf>) -> Result<Self, String> {
         let client = Self { authorities };
         client.tls().map(|_| client)
     }
 
-    /// Sends a request whose URI is a whole URL, and gives the answer, whatever its status. Fails with a
-    /// line for a person if there is none within `limit`, or if its body is of more than `most` bytes.
+    /// Sends a request to an absolute URL, and returns the answer, whatever its status. Fails, with a line
+    /// for people, if there is none within `limit`, or if its body has more than `most` bytes.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -73,7 +73,7 @@ impl Client {
         exchange(tls.map_err(|error| format!("TLS: {error}"))?, request, most).await
     }
 
-    /// Made anew for each connection, as the file may have changed.
+    /// Built for each connection, since the file may have changed.
     fn tls(&self) -> Result<ClientConfig, String> {
         let mut roots = RootCertStore { roots: Vec::new() };
         match &self.authorities {
@@ -114,7 +114,7 @@ async fn exchange(
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     let connection = async {
-        // How it ends, the answer says.
+        // An error of the connection is also the answer's.
         connection.await.ok();
         std::future::pending().await
     };
@@ -124,7 +124,7 @@ async fn exchange(
     }
 }
 
-/// An error with its causes, which hyper keeps to itself.
+/// An error with its causes, which hyper's own message leaves out.
 fn reason(error: hyper::Error) -> String {
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

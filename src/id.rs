@@ -18,8 +18,8 @@ pub struct Id(pub i64);
 impl Id {
     pub const RANGE: &str = "a whole number from 0 to 9223372036854775807";
 
-    /// From a valid JSON value. `1.0` is whole, as in JSON Schema; but from 2^53 on, whoever wrote a
-    /// number as a float may have meant another one.
+    /// From a valid JSON value. `1.0` is an integer, as in JSON Schema; but from 2^53 on, a float may not
+    /// be the number that was meant.
     pub fn from_json(json: &str) -> Option<Self> {
         const INTEGERS: f64 = (1_u64 << 53) as f64;
         let id = json.parse().ok().or_else(|| {
@@ -30,8 +30,8 @@ impl Id {
     }
 }
 
-/// Whether a JSON number has nothing but zeros behind its point, wherever its exponent moves that. As a
-/// float it would be rounded.
+/// Whether a JSON number is an integer, with its exponent applied. Looks at the digits, since a float
+/// would be rounded.
 fn is_whole(json: &str) -> bool {
     let (digits, exponent) = json.split_once(['e', 'E']).unwrap_or((json, "0"));
     let (before, behind) = digits.split_once('.').unwrap_or((digits, ""));

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `print!` panics when the reader has enough, as `head` does.
+/// `print!` panics when the reader closes the pipe early, as `head` does.
 fn print(text: String) -> Result<(), String> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
@@ -82,20 +82,20 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
 
 async fn migrate(config: Config) -> Result<(), String> {
     let database = Database::new(&config)?;
-    // As process 1 of a container, it is ended by no signal that it does not listen for.
+    // Process 1 of a container is not ended by a signal that it does not handle.
     let mut signals = Signals::new();
     let made = tokio::select! {
         made = make(&database, &config) => made,
         () = signals.next() => Err("stopped by a signal".into()),
     };
-    // Or SQLite's -wal and -shm would stay, for a user who may not write to them.
+    // Otherwise SQLite's -wal and -shm would stay, and the service's user might not be able to write them.
     database.close().await;
     made?;
     tracing::info!("{}: the schema is up to date", database.name());
     Ok(())
 }
 
-/// The schema, and the indexes that a service builds while it serves.
+/// Migrates the schema, and builds the indexes that a service would build while it serves.
 async fn make(database: &Database, config: &Config) -> Result<(), String> {
     database.prepare(config.startup_timeout_seconds.0).await?;
     database.build_indexes().await.map_err(|error| database.explain(&error))
@@ -190,7 +190,7 @@ impl Signals {
     }
 }
 
-/// Where a browser on this machine finds `address`.
+/// The URL at which a browser on this machine finds `address`.
 fn local_url(address: SocketAddr) -> String {
     let ip = address.ip();
     if ip.is_unspecified() || ip.is_loopback() {

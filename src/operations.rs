@@ -38,7 +38,6 @@ enum Exposition {
 
 const YES: Fine = Fine::Yes(PlainText("ok\n"));
 
-/// Asking whether requests can be served.
 pub struct NotReady;
 impl Kind for NotReady {
     const STATUSES: &[Status] = &[

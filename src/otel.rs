@@ -1,7 +1,7 @@
 //! OpenTelemetry's variables, as far as they are about traces. Platforms set them for every process, so
-//! that without an address to send spans to none of them counts.
+//! without an endpoint for spans they are all ignored.
 //!
-//! They are those of the specification ("Environment Variable Specification", "OpenTelemetry Protocol
+//! They are the specification's ("Environment Variable Specification", "OpenTelemetry Protocol
 //! Exporter").
 
 use std::path::PathBuf;
@@ -63,24 +63,24 @@ const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const PROTOCOL: &str = "http/protobuf";
 
-/// Where spans go, which, and under what name.
+/// Where spans are sent, which requests have them, and under what name.
 pub struct Otel {
     pub endpoint: Uri,
     pub headers: HeaderMap,
     /// The variable that names the file, and the file.
     pub certificate: Option<(String, PathBuf)>,
     pub sampler: Sampler,
-    /// Of the service: `service.name` among them.
+    /// The service's attributes, `service.name` among them.
     pub attributes: Vec<(String, String)>,
 }
 
 impl Otel {
-    /// Reads the variables by `value`, which takes a name and knows none that is set to nothing; `None`
-    /// if there is no endpoint, or something else switches traces off.
+    /// Reads the variables with `value`, which returns `None` for an empty one. `None` if there is no
+    /// endpoint, or if another variable switches traces off.
     pub fn read(
         value: impl Fn(&str) -> Result<Option<String>, String>,
     ) -> Result<Option<Self>, String> {
-        // A value that nobody can read is no endpoint.
+        // A value that is not UTF-8 is no endpoint.
         let is_set = |name| value(name).is_ok_and(|value| value.is_some());
         if !is_set(TRACES_ENDPOINT) && !is_set(ENDPOINT) {
             return Ok(None);
@@ -97,7 +97,7 @@ impl Otel {
         {
             return Ok(None);
         }
-        // Of two names, the one for traces alone comes first.
+        // The variable for traces only takes precedence.
         let specific = |rest: &str| {
             let names =
                 [format!("OTEL_EXPORTER_OTLP_TRACES_{rest}"), format!("OTEL_EXPORTER_OTLP_{rest}")];
@@ -132,7 +132,7 @@ fn refusal(name: &str, value: &str, advice: impl std::fmt::Display) -> String {
     format!("{name}={value:?} is not valid: {advice}; see wiki-service --help")
 }
 
-/// For what may hold a password.
+/// A refusal without the value, which may hold a password.
 fn secret(name: &str, why: impl std::fmt::Display) -> String {
     format!("{name} is not valid: {why}; see wiki-service --help")
 }
@@ -163,7 +163,7 @@ fn endpoint(value: impl Fn(&str) -> Result<Option<String>, String>) -> Result<Ur
     }
 }
 
-/// `NAME=VALUE` pairs, separated by commas, of which each value may have parts such as `%2C`.
+/// `NAME=VALUE` pairs, separated by commas; the values are percent-encoded.
 fn pairs(text: &str) -> Result<Vec<(&str, String)>, &'static str> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     items

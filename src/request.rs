@@ -1,4 +1,4 @@
-//! The request that the current task serves: what those who work for it need to know of it.
+//! The request that the current task serves: its context for all code below.
 
 use std::{
     pin::Pin,
@@ -21,19 +21,19 @@ tokio::task_local! {
 
 struct Current {
     id: String,
-    /// The span that stands for it, if it is traced.
+    /// Its span, if it is traced.
     trace: Option<Trace>,
-    /// Whether a statement of it has been sent to the database.
+    /// Whether one of its statements was sent to the database.
     statement: AtomicBool,
-    /// Whether it writes once, however often it is sent.
+    /// Whether it is idempotent: however often it is sent, it writes once.
     repeatable: AtomicBool,
-    /// Whether the database warned since it was last forgotten.
+    /// Whether the database has warned since `forget_warning`.
     warning: AtomicBool,
-    /// The user whom its caller is, or -1 while that is not known.
+    /// Its caller's user, or -1 while that is not known.
     user: AtomicI64,
 }
 
-/// Runs `work` as the serving of the request with this id, which `trace` is the span of.
+/// Runs `work` for the request with this id; `trace` is its span.
 pub fn serving<T>(
     id: String,
     trace: Option<Trace>,
@@ -50,12 +50,12 @@ pub fn serving<T>(
     CURRENT.scope(Arc::new(current), work)
 }
 
-/// Runs `f` with the id of the request that the current task serves, if it serves one.
+/// Calls `f` with the id of the request that the current task serves, if any.
 pub fn with_id(f: impl FnOnce(&str)) {
     CURRENT.try_with(|current| f(&current.id)).ok();
 }
 
-/// Gives `f` the span of this request, if it is traced.
+/// Calls `f` with the span of this request, if it is traced.
 pub fn with_trace<T>(f: impl FnOnce(&Trace) -> T) -> Option<T> {
     CURRENT.try_with(|current| current.trace.as_ref().map(f)).ok().flatten()
 }
@@ -65,17 +65,17 @@ pub fn trace_id() -> Option<TraceId> {
     with_trace(|trace| trace.span().span_context().trace_id())
 }
 
-/// Remembers that a statement of this request is on its way to the database.
+/// Remembers that a statement of this request may have been sent to the database.
 pub fn note_statement() {
     CURRENT.try_with(|current| current.statement.store(true, Ordering::Relaxed)).ok();
 }
 
-/// Remembers that this request writes once, however often it is sent.
+/// Remembers that this request is idempotent.
 pub fn note_repeatable() {
     CURRENT.try_with(|current| current.repeatable.store(true, Ordering::Relaxed)).ok();
 }
 
-/// Whether this request, sent again, cannot write twice.
+/// Whether a retry of this request cannot write twice.
 pub fn may_be_repeated() -> bool {
     let may = |current: &Arc<Current>| {
         current.repeatable.load(Ordering::Relaxed) || !current.statement.load(Ordering::Relaxed)
@@ -83,7 +83,7 @@ pub fn may_be_repeated() -> bool {
     CURRENT.try_with(may).unwrap_or(true)
 }
 
-/// Remembers that the database warned while it served this request.
+/// Remembers that the database has warned during this request.
 pub fn note_warning() {
     CURRENT.try_with(|current| current.warning.store(true, Ordering::Relaxed)).ok();
 }
@@ -92,23 +92,22 @@ pub fn forget_warning() {
     CURRENT.try_with(|current| current.warning.store(false, Ordering::Relaxed)).ok();
 }
 
-/// Whether the database warned since it was last forgotten.
 pub fn warned() -> bool {
     CURRENT.try_with(|current| current.warning.load(Ordering::Relaxed)).unwrap_or(false)
 }
 
-/// Remembers which user the caller of this request is.
+/// Remembers the user of this request's caller.
 pub fn note_user(id: i64) {
     CURRENT.try_with(|current| current.user.store(id, Ordering::Relaxed)).ok();
 }
 
-/// The user whom the caller of this request is, if it was learned.
+/// The user of this request's caller, if known.
 pub fn user() -> Option<i64> {
     let user = CURRENT.try_with(|current| current.user.load(Ordering::Relaxed));
     user.ok().filter(|&id| id >= 0)
 }
 
-/// Does `work` to its end, even if the request is given up meanwhile, so that what the database has
+/// Runs `work` to completion, even if the request is given up meanwhile, so that what the database has
 /// committed is counted.
 pub fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
@@ -116,7 +115,7 @@ pub fn to_the_end<T: Send + 'static>(
     ToTheEnd(Some(Box::pin(work)))
 }
 
-/// Work that goes on in a task of its own when it is dropped. Beginning it there would cost every
+/// Work that continues in a task of its own when it is dropped. Starting it there would cost every
 /// request a task and a wake-up.
 struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
 
@@ -142,9 +141,9 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
     }
 }
 
-/// Goes on with `work`, which is this request's, in a task of its own.
+/// Continues `work` in a task of its own, still as part of this request.
 pub fn spawn(work: impl Future<Output: Send> + Send + 'static) {
-    // There is none when the process ends.
+    // There is no runtime when the process ends.
     let Ok(runtime) = Handle::try_current() else { return };
     let work = async { drop(work.await) };
     match CURRENT.try_with(Arc::clone) {

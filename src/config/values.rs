@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use poem::http::Uri;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// A time limit: seconds, with a fraction if need be, and never zero.
+/// A time limit in seconds, possibly with a fraction, and never zero.
 #[derive(Clone, Copy)]
 pub struct Seconds(pub Duration);
 
@@ -19,7 +19,7 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// A span of time: seconds, with a fraction if need be, or zero.
+/// A duration in seconds, possibly with a fraction, or zero.
 #[derive(Clone, Copy)]
 pub struct SecondsOrZero(pub Duration);
 
@@ -48,7 +48,7 @@ impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for Lis
     }
 }
 
-/// A value that need not be given.
+/// An optional value.
 #[derive(Clone, Copy)]
 pub struct Given<T>(pub Option<T>);
 
@@ -61,7 +61,7 @@ impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for Giv
     }
 }
 
-/// How often in a second: from once in 1000 s to a million times.
+/// A rate per second: from once in 1000 s to a million times.
 #[derive(Clone, Copy)]
 pub struct Rate(pub f64);
 
@@ -142,7 +142,7 @@ pub enum AuthRead {
     Token,
 }
 
-/// Which `typ` an access token has.
+/// The `typ` that an access token must have.
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 pub enum AuthTokenType {
     /// RFC 9068.

@@ -1,4 +1,4 @@
-//! Where the database is: `DATABASE_URL`, and what is read beside it.
+//! Where the database is: `DATABASE_URL`, and what complements it.
 
 use sea_orm::sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 
@@ -18,7 +18,7 @@ impl Options {
     /// Reads `DATABASE_URL`; nothing is connected yet.
     pub fn parse(config: &Config) -> Result<Self, String> {
         let url = &config.database_url;
-        // Without one, what is before the first colon may be anything, a password included.
+        // Without a scheme, what precedes the first colon may be anything, even a password.
         let of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
         let (scheme, rest) = url
             .split_once(':')
@@ -36,7 +36,7 @@ impl Options {
         }
     }
 
-    /// What a person calls this database; never a password.
+    /// The database's name for people; never contains a password.
     pub fn name(&self) -> String {
         match self {
             Options::Postgres(options) => {

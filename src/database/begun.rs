@@ -1,4 +1,4 @@
-//! A statement that was sent, of which somebody has to see the end.
+//! A statement that was sent and has to be seen through.
 
 use std::{
     pin::Pin,
@@ -16,8 +16,8 @@ use crate::database::{
 
 pub type Work = Pin<Box<dyn Future<Output = Result<Answer, sqlx::Error>> + Send>>;
 
-/// A statement on its way, and what is done with the rest of it when it is dropped: its connection is
-/// in use until then.
+/// A statement in progress, and what to do with the unfinished work if it is dropped: until the statement
+/// ends, its connection is in use.
 pub struct Begun<F: FnOnce(Work)>(Option<(Work, F)>);
 
 impl<F: FnOnce(Work)> Begun<F> {

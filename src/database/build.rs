@@ -1,4 +1,4 @@
-//! The building of indexes on PostgreSQL, by one replica, while all serve requests.
+//! Builds indexes on PostgreSQL, in one replica, while all replicas serve requests.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -20,26 +20,26 @@ use crate::database::{
     pool::Database,
 };
 
-/// How often it is looked whether another process is done, and whether ours is still at work.
+/// How often to check whether another process has finished, and whether our build is still running.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often a build is told of.
+/// How often a build's progress is logged.
 const TELL: Duration = Duration::from_secs(10);
-/// How often the database says that nobody is at work, before ours is given up for lost.
+/// How many times in a row the database has to say that no build is running, before ours is given up.
 const LOST: u32 = 10;
-/// How often it is looked whether all is still there: a restore may have left something out.
+/// How often to check that all indexes are still there: a restored dump may lack some.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The key of the advisory lock under which an index is built: the bytes of "wikI". It is only tried:
-/// whoever waits for a lock is a statement that the build waits for.
+/// The key of the advisory lock under which an index is built: the bytes of "wikI". It is only tried,
+/// never awaited: the build would wait for the statement that waits for the lock.
 const LOCK: i64 = 0x77696b49;
-/// What a build runs under, where sessions are our own.
+/// The settings of a build, where sessions are our own.
 const UNLIMITED: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("client_min_messages", "warning")];
 
-/// What is left to do for an index: by which statements, and what a person calls that.
+/// What is left to do for an index: the statements, each with a word for the log.
 type Work = (Index, Vec<(&'static str, String)>);
 
 impl Database {
-    /// Builds what is missing, and again whenever it is.
+    /// Builds missing indexes, now and whenever one goes missing.
     pub async fn keep_indexes(&self) {
         let (mut pause, mut told) = (LOOK, None);
         loop {
@@ -61,7 +61,7 @@ impl Database {
         }
     }
 
-    /// In one line, with what to do about it.
+    /// The error in one line, with what to do about it.
     pub fn explain(&self, error: &DbErr) -> String {
         let (name, reason) = (self.name(), reason(error));
         match is_forbidden(error) {
@@ -79,7 +79,7 @@ impl Database {
         }
     }
 
-    /// Builds what is missing, unless another process does; ends when all is there.
+    /// Builds missing indexes, unless another process does; returns when all are there.
     pub async fn build_indexes(&self) -> Result<(), DbErr> {
         if let Options::Sqlite(_) = self.options() {
             return self.fill_search().await;
@@ -90,7 +90,7 @@ impl Database {
             let turn = if is_free { self.take_turn().await? } else { None };
             match turn {
                 Some(turn) => {
-                    // Each is of use as soon as it is there.
+                    // Checks again after each, so that an index is used as soon as it is there.
                     while let Some(work) = self.look_at_indexes().await?.into_iter().next() {
                         self.change(work).await?;
                     }
@@ -110,7 +110,7 @@ impl Database {
         Ok(())
     }
 
-    /// Looks which indexes are there, and returns what is to be done for the rest.
+    /// Checks which indexes are there, and returns what has to be done for the rest.
     pub async fn look_at_indexes(&self) -> Result<Vec<Work>, DbErr> {
         let Indexes { wanted, drop_search, .. } = &*self.indexes;
         if let Options::Sqlite(_) = self.options() {
@@ -155,8 +155,8 @@ impl Database {
         Statement::from_string(self.get_database_backend(), sql)
     }
 
-    /// Finds whoever has the lock, and, since a statement outlives its client, whoever holds or awaits
-    /// the lock of a table that building and dropping take. Autovacuum, which has no user, gives way.
+    /// Selects whoever holds the advisory lock, and, since a statement outlives its client, whoever holds
+    /// or awaits the table lock that builds and drops take. Autovacuum, which has no user, gives way.
     fn others(&self) -> String {
         let tables = self.indexes.wanted.iter().map(|(index, _)| index.table);
         let tables: Vec<_> = tables.map(|table| format!("to_regclass('{table}')")).collect();
@@ -169,8 +169,8 @@ impl Database {
         )
     }
 
-    /// The connection whose open transaction holds the lock, if nobody else has it. Behind a pooler a
-    /// session would not hold it; and of a transaction between its statements, no build takes notice.
+    /// A connection whose open transaction holds the lock, unless somebody else has it. Behind a pooler, a
+    /// session could not hold it; and a build does not wait for a transaction that is between statements.
     async fn take_turn(&self) -> Result<Option<PgConnection>, DbErr> {
         let work = async {
             let mut connection = self.connect_unlimited().await?;
@@ -218,8 +218,8 @@ impl Database {
         Ok(())
     }
 
-    /// Tells how far a build is; ends when the database knows of none, as the server that has taken
-    /// over after a failover.
+    /// Logs a build's progress; returns an error once the database knows of no build, as after a failover
+    /// to another server.
     async fn watch(&self, index: &Index) -> DbErr {
         let began = Instant::now();
         let (mut told, mut lost) = (began, 0);
@@ -244,7 +244,7 @@ impl Database {
     }
 }
 
-/// Selects what PostgreSQL says of a build.
+/// Selects the progress of a build.
 fn progress(table: &str) -> String {
     format!(
         "SELECT phase \

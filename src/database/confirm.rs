@@ -1,5 +1,5 @@
-//! What others have written, and may not have been told of: a commit whose wait for a synchronous standby
-//! was cut off is visible, and may still be lost. To tell of it would acknowledge it.
+//! Confirms what others have written: a commit whose wait for a synchronous standby was cut off is visible,
+//! but may still be lost. An answer that reports it would acknowledge it.
 
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, sea_query::SelectStatement,
@@ -7,22 +7,22 @@ use sea_orm::{
 
 use crate::database::pool::Database;
 
-/// By this expression a statement on PostgreSQL has a commit of its own, which waits.
+/// This expression gives a statement on PostgreSQL a commit of its own, which waits for the standby.
 const COMMIT: &str = "pg_logical_emit_message(true, 'wiki-service', '')::text";
 
 impl Database {
-    /// Waits until a synchronous standby, if there is to be one, has what is visible.
+    /// Waits until a synchronous standby, if one is configured, has what is visible.
     pub async fn confirm(&self) -> Result<(), DbErr> {
         let backend = self.get_database_backend();
         if backend == DbBackend::Postgres {
-            // Statements that begin with SELECT are taken for reads.
+            // `run` treats a statement that begins with SELECT as a read.
             let commit = format!("WITH message AS (SELECT {COMMIT}) SELECT * FROM message");
             self.query_one_raw(Statement::from_string(backend, commit)).await?;
         }
         Ok(())
     }
 
-    /// What is found, once a synchronous standby has it.
+    /// The row that `select` finds, once a synchronous standby has it.
     pub async fn find_confirmed(
         &self,
         select: &SelectStatement,

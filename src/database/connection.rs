@@ -24,37 +24,37 @@ use crate::database::{
     sqlite::{self, Deadline},
 };
 
-/// A connection idle for longer than this is asked for a sign of life before it is used.
+/// A connection idle for longer than this is pinged before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// What a session of our own is told apart by: PostgreSQL takes any name with a dot.
+/// The setting that marks a session as our own: PostgreSQL accepts any name with a dot.
 const MARK: &str = "wiki_service.session";
 
-/// Makes connections, and judges whether they can be used again.
+/// Opens connections, and decides whether they can be reused.
 pub struct Connector {
     pub options: Options,
     pub ping_timeout: Duration,
     pub statement_timeout: Duration,
-    /// When a connection was last found broken. Those that were taken before most likely share its
-    /// fate, and are not used again.
+    /// When a connection was last found broken. Those last taken from the pool before that are most likely
+    /// broken as well, and are not reused.
     pub broken: Mutex<Option<Instant>>,
-    /// Tells those who wait that a connection was made.
+    /// Notified when a connection is opened.
     pub made: Notify,
-    /// Whether a pooler was met. It is not asked again for what it refuses.
+    /// Whether there is a pooler; if so, session settings are not tried again.
     pub pooler: AtomicBool,
 }
 
 pub enum Connection {
-    /// A session of PostgreSQL's.
+    /// A PostgreSQL session of our own.
     Session(PgConnection),
-    /// To a pooler such as PgBouncer, which may give each transaction to another session, and takes
-    /// no parameters for one.
+    /// To a pooler such as PgBouncer, which may run each transaction in another session, and accepts no
+    /// session parameters.
     Pooler(PgConnection),
     Sqlite(SqliteConnection, Deadline),
 }
 
 pub struct Pooled {
     pub connection: Connection,
-    /// A statement was sent and its answer not read to the end.
+    /// A statement was sent, and its answer was not read to the end.
     pub unanswered: bool,
 }
 
@@ -82,7 +82,7 @@ impl managed::Manager for Connector {
 
     async fn create(&self) -> Result<Pooled, sqlx::Error> {
         tracing::debug!("opening a connection to the database");
-        // Boxed: it is rare, and large enough for every statement to feel it.
+        // Boxed: it is rare, and its size would cost every statement.
         let connection = Box::pin(async {
             match &self.options {
                 Options::Postgres(options) => {
@@ -126,8 +126,8 @@ impl Connector {
         *self.broken.lock().expect("no panic") = Some(Instant::now());
     }
 
-    /// A session gets its settings as it begins. A pooler refuses them or passes them over, and what
-    /// one session is told by `SET` would meet other clients.
+    /// A session gets its settings as startup parameters. A pooler refuses or ignores those, and a `SET` in
+    /// its sessions would affect other clients.
     pub async fn connect<V: Display>(
         &self,
         options: &PgConnectOptions,
@@ -160,8 +160,8 @@ impl Connector {
     }
 }
 
-/// What each statement runs under. The server, too, gives up a statement whose client has stopped
-/// waiting, and does not keep to itself that a commit was not waited for.
+/// The settings that each statement runs under: the server, too, gives up a statement when its client
+/// stops waiting, and it warns of a commit that did not wait for a standby.
 pub fn settings(statement_timeout: Duration) -> [(&'static str, String); 2] {
     [
         ("statement_timeout", statement_timeout.as_millis().max(1).to_string()),
@@ -169,13 +169,13 @@ pub fn settings(statement_timeout: Duration) -> [(&'static str, String); 2] {
     ]
 }
 
-/// Whether an error of this code may be about the parameters of a session: a violation of the
-/// protocol (PgBouncer), a feature that is not supported (RDS Proxy), a name that is not known.
+/// Whether an error with this code may be about startup parameters: a protocol violation (PgBouncer),
+/// an unsupported feature (RDS Proxy), an unknown name.
 fn refuses_settings(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["08P01", "0A000", "42704"].contains(&code))
 }
 
-/// The one value of one row, by the protocol that names no statement.
+/// The first value of the first row, by the simple query protocol, which prepares no statement.
 pub async fn unprepared_value(
     connection: &mut PgConnection,
     sql: String,

@@ -1,4 +1,4 @@
-//! Errors of the database: what a person is told, and whether waiting or another connection helps.
+//! Database errors: what people are told, and whether waiting or another connection helps.
 
 use std::{io, sync::Arc};
 
@@ -39,7 +39,7 @@ pub fn reason(error: &DbErr) -> String {
     }
 }
 
-/// What the database says, with PostgreSQL's detail and hint.
+/// The database's message, with PostgreSQL's detail and hint.
 fn answer(error: &dyn DatabaseError) -> String {
     let more = error.try_downcast_ref::<PgDatabaseError>().map(|e| (e.detail(), e.hint()));
     let (detail, hint) = more.unwrap_or_default();
@@ -48,13 +48,13 @@ fn answer(error: &dyn DatabaseError) -> String {
     parts.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the connection is of no more use: anything but an answer of the database that it lives.
+/// Whether the connection is unusable: true of anything but an answer of a database that works.
 pub fn is_disconnect(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
-            // 25006: connected while the server took no writes, as one that is no longer the primary.
-            // 0A000: "cached plan must not change result type", since other tables have replaced those
-            // for which its statements were prepared.
+            // 25006: the server is read-only, such as one that is no longer the primary.
+            // 0A000: "cached plan must not change result type", since the tables for which its
+            // statements were prepared have been replaced.
             let codes = ["08", "0A000", "25006", "57P"];
             error.code().is_some_and(|code| codes.iter().any(|c| code.starts_with(c)))
         }
@@ -69,7 +69,7 @@ pub fn is_missing_table(error: &DbErr) -> bool {
     is_missing(error, "42P01", "no such table")
 }
 
-/// Whether the schema is not the one that was asked for: a table or a column is missing.
+/// Whether the schema is another version's: a table or a column is missing.
 pub fn is_other_schema(error: &DbErr) -> bool {
     is_missing_table(error)
         || is_missing(error, "42703", "no such column")
@@ -85,17 +85,17 @@ fn is_missing(error: &DbErr, postgres: &str, sqlite: &str) -> bool {
     }
 }
 
-/// Whether a value is missing that has to be there, as a subquery may have found none.
+/// Whether a column that may not be null would have been null, such as when a subquery found no row.
 pub fn is_null(error: &DbErr) -> bool {
     is_missing(error, "23502", "NOT NULL constraint failed")
 }
 
-/// Whether the user may not do it.
+/// Whether the database user lacks the privilege.
 pub fn is_forbidden(error: &DbErr) -> bool {
     matches!(cause(error), Some(sqlx::Error::Database(e)) if e.code().is_some_and(|c| c == "42501"))
 }
 
-/// Whether a statement was given up as its time had passed, by the server or by us.
+/// Whether a statement ran out of time, by the server's limit or by ours.
 pub fn is_overtime(error: &DbErr) -> bool {
     match (error, cause(error)) {
         // INTERRUPT, query_canceled.
@@ -107,12 +107,12 @@ pub fn is_overtime(error: &DbErr) -> bool {
     }
 }
 
-/// Whether an index is missing by which rows are written once: on PostgreSQL it may still be built.
+/// Whether the unique index for an `ON CONFLICT` is missing: on PostgreSQL it may not be built yet.
 pub fn is_missing_index(error: &DbErr) -> bool {
     is_missing(error, "42P10", "ON CONFLICT clause does not match")
 }
 
-/// Whether it is a time limit of ours that has passed.
+/// Whether a time limit of ours has passed.
 pub fn is_timeout(error: &DbErr) -> bool {
     matches!(cause(error), Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
 }
@@ -124,14 +124,14 @@ fn sqlite_code(error: &dyn DatabaseError) -> Option<u32> {
     Some(code.parse::<u32>().ok()? & 0xff)
 }
 
-/// Whether waiting helps: the database is not there, starting, stopping, full or locked.
+/// Whether waiting helps: the database is unreachable, starting, stopping, full or locked.
 pub fn is_unavailable(error: &DbErr) -> bool {
     match (error, cause(error)) {
         (_, Some(sqlx::Error::Database(error))) => {
             match sqlite_code(error.as_ref()) {
                 // BUSY, LOCKED, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
                 Some(code) => [5, 6, 8, 9, 10, 13, 14].contains(&code),
-                // PostgreSQL: connection, old plan, read-only, rollback, resources, locks, intervention.
+                // PostgreSQL: connection, stale plan, read-only, rollback, resources, locks, intervention.
                 None => {
                     let code = error.code().unwrap_or_default();
                     let codes = ["08", "0A000", "25006", "40", "53", "55P03", "57"];
@@ -146,7 +146,7 @@ pub fn is_unavailable(error: &DbErr) -> bool {
     }
 }
 
-/// Whether starting again would meet the same error: a wrong password, name, file or certificate.
+/// Whether a restart would meet the same error: a wrong password, name, file or certificate.
 pub fn is_permanent(error: &DbErr) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, PermissionDenied};
     match cause(error) {

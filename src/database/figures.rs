@@ -1,4 +1,4 @@
-//! What `/metrics` shows of the database.
+//! The database's metrics.
 
 use deadpool::managed::Pool;
 use prometheus::{
@@ -22,7 +22,7 @@ pub fn size() -> IntGauge {
     IntGauge::new("database_size_bytes", help).expect("a valid name")
 }
 
-/// Read from the pool whenever they are asked for.
+/// Read from the pool at each scrape.
 pub struct Figures {
     pool: Pool<Connector>,
     max: IntGauge,

@@ -1,5 +1,5 @@
-//! The search on SQLite: its index and triggers, made at the start, and filled while requests are
-//! served.
+//! The search on SQLite: its index and triggers are created at the start, and filled while requests
+//! are served.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// How long the writers may wait for a batch of the index.
+/// How long writers may wait for a batch of the index.
 const BATCH: Duration = Duration::from_millis(30);
-/// How often is told how far it is.
+/// How often its progress is logged.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Makes, in the turn of who changes the schema, what is missing, or removes what is not wanted.
+/// Creates what is missing, or drops what is not wanted. The caller holds the lock for schema changes.
 pub async fn make_indexes(connection: &DatabaseConnection, search: Search) -> Result<(), DbErr> {
     let backend = connection.get_database_backend();
     for index in INDEXES {
@@ -38,7 +38,7 @@ pub async fn make_indexes(connection: &DatabaseConnection, search: Search) -> Re
 }
 
 impl Database {
-    /// An error that ends the start where words cannot be told apart.
+    /// Fails the start if the server cannot split texts into words.
     pub async fn check_search(&self) -> Result<(), DbErr> {
         if self.get_database_backend() == DbBackend::Sqlite || !self.indexes.has_search() {
             return Ok(());
@@ -53,8 +53,8 @@ impl Database {
         }
     }
 
-    /// Indexes the posts that were there before the triggers, in batches, each of them a write among
-    /// others. Those of other processes have half of the time.
+    /// Indexes the posts that are older than the triggers, in batches that take turns with other writes.
+    /// Half of the time is left to the writes of other processes.
     pub async fn fill_search(&self) -> Result<(), DbErr> {
         self.look_at_indexes().await?;
         if !self.indexes.has_search() || self.indexes.has(&search::INDEX) {

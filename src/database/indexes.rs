@@ -1,5 +1,5 @@
-//! Indexes on large tables, which are not always there: on PostgreSQL they are built while requests are
-//! served, and after the restore of a dump without them again.
+//! Indexes on large tables, which may be missing: on PostgreSQL they are built while requests are served,
+//! and again after the restore of a dump without them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 
 use crate::config::Search;
 
-/// The indexes that are wanted, and whether they were seen.
+/// The wanted indexes, and whether they were found.
 pub struct Indexes {
     pub search: Search,
     pub wanted: Vec<(Index, AtomicBool)>,
-    /// Whether that of the search is to be dropped, which is done once.
+    /// Whether the search index is to be dropped, which is done once.
     pub drop_search: AtomicBool,
-    /// Told when the schema may be another one.
+    /// Notified when the schema may have changed.
     pub look: Notify,
 }
 
@@ -29,13 +29,13 @@ impl Indexes {
         }
     }
 
-    /// Whether an index that is wanted can be used.
+    /// Whether an index is wanted and usable.
     pub fn has(&self, index: &Index) -> bool {
         let mut wanted = self.wanted.iter();
         wanted.any(|(one, valid)| one.name == index.name && valid.load(Ordering::Relaxed))
     }
 
-    /// Whether posts can be searched, once the index is there.
+    /// Whether search is enabled; its index may not be there yet.
     pub fn has_search(&self) -> bool {
         self.wanted.iter().any(|(one, _)| one.name == search::INDEX.name)
     }

@@ -1,4 +1,4 @@
-//! Rows that are inserted, whether or not their requests are given up meanwhile.
+//! Inserts rows. An insert is finished even if its request is given up meanwhile.
 
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic,
@@ -14,25 +14,25 @@ use crate::{
     request,
 };
 
-/// The columns by which a row is written once. No entity has them: nobody is shown them.
+/// The columns for idempotency keys. No entity has them, so no answer can show them.
 const KEY: &str = "idempotency_key";
 const FIELDS: &str = "idempotency_fields";
 
 pub type Digest = [u8; 32];
 
-/// By what a row is written once, however often its request is sent.
+/// The idempotency key that keeps a row from being written twice, however often its request is sent.
 pub struct Once<E: EntityTrait> {
-    /// Of a key, and of whose it is.
+    /// Of the key and its owner.
     pub key: Digest,
     /// Of the fields that were sent with it.
     pub fields: Digest,
-    /// The columns that have these fields.
+    /// The columns that store these fields.
     pub columns: &'static [E::Column],
 }
 
-/// On what else it depends that a row is inserted.
+/// Further conditions of an insert.
 pub trait Terms: Send + 'static {
-    /// Inserts `row`, and returns it, unless there is one by its key, or these terms do not hold.
+    /// Inserts `row` and returns it, unless its key has a row already, or these terms do not hold.
     fn insert<A: ActiveModelTrait>(
         self,
         row: &A,
@@ -41,42 +41,42 @@ pub trait Terms: Send + 'static {
     ) -> Statement;
 }
 
-/// Terms of which there are few, so that each has its text once.
+/// Terms that exist in few variants, so that the SQL of each is kept.
 #[derive(Default)]
 pub struct Fixed {
-    /// Columns that its entity has not, with their values.
+    /// Columns that the entity does not have, with their values.
     pub beside: Vec<(&'static str, Value)>,
-    /// What has to hold, of which values.
+    /// What has to hold, and its values.
     pub condition: Option<(Condition, Vec<Value>)>,
-    /// There is to be no second row with the same of these columns, of which the last has an index where it
-    /// is not null.
+    /// Columns with a partial unique index, over the rows where the last one is not null: on a conflict,
+    /// nothing is inserted.
     pub unique: Option<Columns>,
 }
 
-/// Terms of any kind, whose text is made each time.
+/// Terms of any kind, whose SQL is built each time.
 #[derive(Default)]
 pub struct Made {
-    /// Columns that the row does not set, or its entity has not, with what they get.
+    /// Columns that the row does not set, or the entity does not have, with their values.
     pub beside: Vec<(&'static str, Expr)>,
     /// What has to hold.
     pub condition: Option<Expr>,
-    /// By what it is not to be inserted a second time.
+    /// What to do on a conflict.
     pub unique: Option<OnConflict>,
 }
 
-/// What came of an insert.
+/// The result of an insert.
 pub enum Inserted<M> {
-    /// The row; where it was there before, by its key, as it was then.
+    /// The row. If its key had written it before, as it was then.
     Row(M),
     /// Its key was sent with other fields.
     KeyUsed,
-    /// Its terms do not hold, and nothing was written by its key.
+    /// Its terms do not hold, and its key has written nothing.
     Nothing,
 }
 
 impl Database {
-    /// Inserts `row`, and says so to `inserted`. Where it was there before, by the key of `once`, gives it
-    /// as it was then; nothing, if other fields were sent with that key.
+    /// Inserts `row`, and calls `inserted` with it. If the key of `once` was used before, returns the row
+    /// as it was then, or `None` if the key was sent with other fields.
     pub async fn insert<A>(
         &self,
         row: A,
@@ -111,10 +111,10 @@ impl Database {
     {
         let database = self.clone();
         let work = async move {
-            // Of values that may be large there is no second copy while it waits for its turn.
+            // Built here, so that large values are not held twice while the insert waits for its turn.
             let insert = terms.insert(&row, once.as_ref(), &database);
             let new = match database.run(insert).await {
-                // By its key, while another conflict was looked for.
+                // A conflict on the key, while `ON CONFLICT` named another index.
                 Err(error) if is_of_key(&error) => Vec::new(),
                 new => new?.1,
             };
@@ -131,8 +131,8 @@ impl Database {
         request::to_the_end(work).await
     }
 
-    /// The row that was written by the key of `once`, with the fields that were sent: it may have been
-    /// changed since. To be told of it acknowledges it, so this waits for a synchronous standby.
+    /// The row that the key of `once` has written, with the fields as they were sent, since it may have been
+    /// changed. To report it is to acknowledge it, so this waits for a synchronous standby.
     async fn find_first<A: ActiveModelTrait>(
         &self,
         mut row: A,
@@ -158,7 +158,7 @@ impl Database {
     }
 }
 
-/// What a row sets, and by which key.
+/// The columns that a row sets, and those of its key.
 fn set<'a, A: ActiveModelTrait>(
     row: &'a A,
     once: Option<&Once<A::Entity>>,
@@ -202,7 +202,7 @@ impl Terms for Made {
     }
 }
 
-/// Whether the index of keys has refused a row: both databases name the column, or the index by it.
+/// Whether the index of keys has refused a row: the error names the column, or the index named after it.
 fn is_of_key(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(why)) if why.contains(KEY))
 }

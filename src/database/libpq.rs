@@ -1,5 +1,5 @@
-//! What PostgreSQL's own clients take as an address: a URI, its parameters, and an environment
-//! variable for what it leaves out (PostgreSQL 18's manual, 32.1.1.2, 32.1.2 and 32.15).
+//! What PostgreSQL's own clients accept as an address: a URI, its parameters, and environment
+//! variables for what it leaves out (PostgreSQL 18's manual, 32.1.1.2, 32.1.2 and 32.15).
 
 use std::{collections::HashMap, fmt::Display};
 
@@ -7,15 +7,15 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::Config;
 
-/// What becomes of a parameter.
+/// How a parameter is treated.
 enum Use {
     /// It says where or how to connect.
     Taken,
-    /// It means nothing here, whatever it says.
+    /// It has no effect here, and is ignored with a warning.
     Nothing,
-    /// With one of these values it means nothing here; with another it is refused.
+    /// With one of these values it is ignored with a warning; any other is refused.
     NothingIf(&'static [&'static str], &'static str),
-    /// One of these values is what happens anyway; another is refused.
+    /// These values are what happens anyway; any other is refused.
     HappensIf(&'static [&'static str], &'static str),
 }
 use Use::{HappensIf, Nothing, NothingIf, Taken};
@@ -40,7 +40,7 @@ const SESSION: &str = "the service does not choose among servers: name the one t
 const REPLICATION: &str = "a connection for replication serves no requests";
 const PROTOCOL: &str = "the driver speaks version 3.0";
 
-/// Each parameter of a URI, libpq's variable for it, and what becomes of both.
+/// Each parameter of a URI, libpq's variable for it, and how both are treated.
 #[rustfmt::skip]
 const PARAMETERS: &[(&str, &str, Use)] = &[
     ("host", "PGHOST", Taken),
@@ -112,12 +112,12 @@ const PARAMETERS: &[(&str, &str, Use)] = &[
     ("timeout", "", Nothing),
 ];
 
-/// An `@` where none belongs ends a password with a `/` or `?` in it: what seems to be the host or
-/// the database's name is a part of it, and not to be shown.
+/// A stray `@` comes from a password with a `/` or `?` in it: what looks like the host or the database's
+/// name may be part of the password, and must not be shown.
 const STRAY_AT: &str = "there is an @ behind the host: write a password's / ? @ and % as %2F %3F \
                         %40 and %25, or give it by PGPASSWORD; and an @ elsewhere as %40";
 
-/// A value, and where it is from.
+/// A value, and where it comes from.
 pub struct Setting {
     pub name: &'static str,
     pub value: String,
@@ -130,12 +130,12 @@ impl Setting {
         self.variable.is_some()
     }
 
-    /// What a person would look for.
+    /// The name under which a person finds it.
     pub fn given_as(&self) -> &'static str {
         self.variable.unwrap_or(self.name)
     }
 
-    /// The one line that says what is wrong with it. What is in a URL is not shown.
+    /// One line that says what is wrong with it. Values from the URL are not shown.
     pub fn refusal(&self, why: impl Display) -> String {
         match self.variable {
             // A key may be in the variable itself.
@@ -164,7 +164,7 @@ pub fn settings(uri: &str, config: &Config) -> Result<Settings, String> {
         let in_url = given.remove(name).filter(|value| !value.is_empty());
         let setting = match in_url {
             Some(value) => Setting { value, name, variable: None },
-            // An address is a host, too.
+            // A host in the URL overrides PGHOSTADDR as well.
             None if *name == "hostaddr"
                 && settings.get("host").is_some_and(|h| !h.is_variable()) =>
             {
@@ -207,7 +207,7 @@ fn parse(uri: &str) -> Result<HashMap<&'static str, String>, String> {
         let (name, value) = pair.split_once('=').ok_or("a parameter has no value")?;
         let (name, value) = (decoded(name)?, decoded(value)?);
         let (name, value) = match (&*name, &*value) {
-            // JDBC's, as libpq reads it; else it is asyncpg's.
+            // JDBC's `ssl=true`, as libpq reads it; other values are asyncpg's.
             ("ssl", "true") => ("sslmode", "require".to_owned()),
             ("ssl", _) => ("sslmode", value),
             ("database", _) => ("dbname", value),
@@ -246,7 +246,7 @@ fn parse(uri: &str) -> Result<HashMap<&'static str, String>, String> {
     for (part, value) in
         [("user", user), ("password", password), ("host", host), ("port", port), ("dbname", name)]
     {
-        // As libpq has it, a parameter overrides what comes before it.
+        // As in libpq, a parameter overrides what precedes it in the URI.
         if !value.is_empty() && !given.contains_key(part) {
             given.insert(part, decoded(value)?);
         }
@@ -257,7 +257,7 @@ fn parse(uri: &str) -> Result<HashMap<&'static str, String>, String> {
 pub const SEVERAL_HOSTS: &str =
     "it names several hosts, and the service connects to one: name the one that takes writes";
 
-/// A plus is a plus, as libpq has it.
+/// As in libpq, a plus is a plus, not a space.
 fn decoded(text: &str) -> Result<String, String> {
     let text = percent_decode_str(text).decode_utf8().map_err(|_| "a % in it is not UTF-8")?;
     if text.contains('\0') {

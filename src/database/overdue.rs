@@ -1,7 +1,7 @@
 //! Statements that nobody waits for any more.
 //!
-//! Their slots in the pool are taken for as long as the database works on them: else a client that
-//! keeps hanging up, or a commit that waits for a standby, would have it open session after session.
+//! They keep their slots in the pool for as long as the database works on them: otherwise a client that
+//! keeps hanging up, or a commit that waits for a standby, would open session after session.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::database::{address::Options, begun::Work, pool::Database};
 
 /// How often the database is asked whether it still works on them.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Whether a session of ours has worked on one statement for so many seconds.
+/// Whether a session of ours has been working on one statement for this many seconds.
 const WORKS_FOR: &str = "SELECT EXISTS (
     SELECT FROM pg_stat_activity
     WHERE usename = session_user AND datname = current_database() AND pid <> pg_backend_pid()
@@ -34,10 +34,10 @@ impl Database {
             return self.note_answer(&answer);
         }
         match self.options() {
-            // It is in a thread of this process.
+            // It runs in a thread of this process.
             Options::Sqlite(_) => self.note_answer(&work.await),
-            // PostgreSQL ends a read in its time; if it did not, it is silent. For a commit that waits
-            // for a standby there is no time. Of one connection alone, nobody is left to ask.
+            // PostgreSQL ends a read at its limit; if it has not, it is unreachable. A commit that waits
+            // for a standby has no limit. With a single connection, there is none left to ask on.
             Options::Postgres(_) if turn.is_some() && self.pool_size() > 1 => {
                 self.overdue_writes.fetch_add(1, Ordering::Relaxed);
                 self.while_it_works(work, deadline).await;
@@ -47,8 +47,8 @@ impl Database {
         }
     }
 
-    /// Waits for the answer for as long as the server that can be reached works on it. Where another
-    /// server has taken over, no packet may tell that this one is gone.
+    /// Waits for the answer for as long as the reachable server works on it. After a failover, no packet
+    /// may ever tell that the old server is gone.
     async fn while_it_works(&self, mut work: Work, deadline: Instant) {
         let made = &self.connector().made;
         loop {
@@ -61,14 +61,14 @@ impl Database {
             };
             tokio::select! {
                 answer = &mut work => return self.note_answer(&answer),
-                // The database may be back, and those who write have less patience.
+                // The database may be back: asks at once, since writers are waiting for their turns.
                 () = made.notified() => {}
                 gone = is_gone => if gone { return },
             }
         }
     }
 
-    /// Whether a session of ours works on a statement that was overdue at `deadline`.
+    /// Whether a session of ours is working on a statement that began before `deadline`.
     async fn works_since(&self, deadline: Instant) -> Result<bool, DbErr> {
         let seconds = deadline.elapsed().as_secs_f64();
         let backend = self.get_database_backend();

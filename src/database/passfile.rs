@@ -2,8 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-/// The password of the first line whose host, port, database and user are these, or `*`. As libpq
-/// has it, a file that is not there is no error, and one that others may read is passed over.
+/// The password of the first line whose host, port, database and user are these, or `*`. As in libpq,
+/// a missing file is no error, and one that others may access is ignored.
 pub fn find(file: &Path, hosts: &[&str], rest: [&str; 3]) -> Option<String> {
     let mode = fs::metadata(file).ok()?.permissions().mode();
     if mode & 0o77 != 0 {
@@ -27,7 +27,7 @@ pub fn find(file: &Path, hosts: &[&str], rest: [&str; 3]) -> Option<String> {
     })
 }
 
-/// A line's fields, whose backslashes and colons are written behind a backslash.
+/// A line's fields, in which backslashes and colons are escaped with a backslash.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();

@@ -1,8 +1,8 @@
 //! The pool of connections to SQLite or PostgreSQL, in which every wait has a limit.
 //!
-//! sqlx's own pool pings a connection without a limit when it is handed back, so a database that
-//! falls silent would keep it for good; it also costs a round trip per request. Here a connection
-//! goes back unasked when its last statement was answered, and is thrown away otherwise.
+//! sqlx's own pool pings a connection without a limit when it is returned, so a database that stops
+//! responding would keep it for good; it also costs a round trip per request. Here a connection goes
+//! back without a ping when its last statement was answered, and is closed otherwise.
 
 use std::{
     sync::{
@@ -41,23 +41,23 @@ use crate::{
     request,
 };
 
-/// How much longer than the server we wait for a statement that it should have cancelled itself.
+/// How much longer than the server's own limit we wait, so that the server is the one to cancel.
 const SERVER_HEAD_START: Duration = Duration::from_millis(100);
 
 /// The database: a [`ConnectionTrait`] for sea-orm.
 #[derive(Clone)]
 pub struct Database {
     pool: managed::Pool<Connector>,
-    /// Turns to write. SQLite has one writer at a time; waiting here is fair, waiting for its lock is
-    /// not. PostgreSQL's writers leave a connection to the readers: a commit may wait for a standby
-    /// for as long as there is none.
+    /// Permits to write. SQLite has one writer at a time; waiting here is fair, waiting for its lock is
+    /// not. PostgreSQL's writers leave one connection to the readers: a commit waits for as long as there
+    /// is no standby.
     writers: Arc<Semaphore>,
     acquire_timeout: Duration,
     pub statement_timeout: Duration,
     acquire_timeouts: IntCounter,
-    /// Writes that the server works on beyond their time.
+    /// Writes that the server is still working on after their time limit.
     pub overdue_writes: Arc<AtomicUsize>,
-    /// Told when a statement finds another schema than this version's.
+    /// Notified when the schema turns out not to be this version's.
     pub outdated: Arc<Notify>,
     pub indexes: Arc<Indexes>,
     pub texts: Arc<Texts>,
@@ -76,7 +76,7 @@ impl Database {
         let writers = match &mut options {
             Options::Sqlite(_) => 1,
             Options::Postgres(options) => {
-                // A parameter of the session that a pooler refuses, and no column of ours needs.
+                // A startup parameter that poolers refuse, and that no column of ours needs.
                 **options = options.clone().extra_float_digits(None);
                 (size - 1).max(1)
             }
@@ -92,7 +92,7 @@ impl Database {
             made: Notify::new(),
             pooler: AtomicBool::new(false),
         };
-        // The connection that was used last is the one most likely to live.
+        // The connection that was used last is the most likely to be alive.
         let pool = managed::Pool::builder(connector)
             .max_size(size)
             .queue_mode(QueueMode::Lifo)
@@ -115,12 +115,12 @@ impl Database {
         })
     }
 
-    /// How many connections there are, and who waited for one in vain.
+    /// The metrics of the pool, and the database's size.
     pub fn figures(&self) -> impl Collector + use<> {
         Figures::new(self.pool.clone(), self.acquire_timeouts.clone(), self.size.clone())
     }
 
-    /// Asks how large the database is, now and every minute, for the figures.
+    /// Asks for the size of the database, now and every minute, for the metrics.
     pub async fn watch_size(&self) {
         let backend = self.get_database_backend();
         let sql = match backend {
@@ -145,7 +145,7 @@ impl Database {
         &self.connector().options
     }
 
-    /// What a person calls this database; never a password.
+    /// The database's name for people; never contains a password.
     pub fn name(&self) -> String {
         self.options().name()
     }
@@ -168,7 +168,7 @@ impl Database {
         }
     }
 
-    /// Remembers that the database lives, if this is an answer of it.
+    /// Remembers that the database is alive, if this is an answer from it.
     pub fn note_answer(&self, answer: &Result<Answer, sqlx::Error>) {
         if !answer.as_ref().is_err_and(is_disconnect) {
             let now = self.started.elapsed().as_millis() as u64;
@@ -176,7 +176,7 @@ impl Database {
         }
     }
 
-    /// Says goodbye on every idle connection and lets no new one come.
+    /// Closes every idle connection, and opens no new one.
     pub async fn close(&self) {
         let idle = self.pool.retain(|_, _| false).removed;
         self.pool.close();
@@ -193,7 +193,7 @@ impl Database {
         }
     }
 
-    /// Runs one statement on a free connection, within the limits.
+    /// Runs one statement on a free connection, within the time limits.
     pub async fn run(&self, statement: Statement) -> Result<Answer, DbErr> {
         let span = self.spans.begin(&statement.sql);
         let answer = self.run_untraced(statement).await;
@@ -218,12 +218,12 @@ impl Database {
             Ok(Err(_)) => return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
             Err(_) => {
                 let pool = self.pool.status();
-                // Where the pool could still grow, it was a silent server that let one wait.
+                // If the pool could still grow, the wait was for a server that does not respond.
                 if pool.size == pool.max_size || is_write && self.writers.available_permits() == 0 {
                     self.acquire_timeouts.inc();
                 }
                 if is_write && self.overdue_writes.load(Ordering::Relaxed) > 0 {
-                    // No write is answered at present: to try again in a second would not help.
+                    // No write is answered at present, so no Retry-After: a second would not help.
                     request::note_statement();
                 }
                 return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
@@ -269,7 +269,7 @@ impl ConnectionTrait for Database {
         }
     }
 
-    /// SQLite has `RETURNING` since 3.35, and ours is bundled.
+    /// SQLite has had `RETURNING` since 3.35, and ours is bundled.
     fn support_returning(&self) -> bool {
         true
     }

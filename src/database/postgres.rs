@@ -1,4 +1,4 @@
-//! PostgreSQL's address, as the driver takes it.
+//! PostgreSQL's address, in the form that the driver takes.
 
 use std::{
     fs::{self, File},
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// Where a server on the same machine has its socket: on Debian, on macOS, and as PostgreSQL is made.
+/// Where a local server has its socket: on Debian, on macOS, and by PostgreSQL's default.
 const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
 
-/// The authorities that the system trusts: on Debian and most others, Fedora, SUSE, and macOS.
+/// The certificate authorities that the system trusts: on Debian and most others, Fedora, SUSE, and macOS.
 const SYSTEM_STORES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -31,7 +31,7 @@ const SYSTEM_STORES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// From the weakest to the strongest. `allow` is `prefer`, as the driver would never try TLS by it.
+/// From the weakest to the strongest. `allow` becomes `prefer`: with the driver's `allow`, TLS is never tried.
 const MODES: [(&str, PgSslMode); 6] = [
     ("disable", PgSslMode::Disable),
     ("allow", PgSslMode::Prefer),
@@ -59,7 +59,7 @@ pub fn options(uri: &str, config: &Config) -> Result<PgConnectOptions, String> {
     let host = host(&given, port)?;
     let socket = host.starts_with('/');
 
-    // The driver takes `options` from a URL only, and the empty password keeps it from looking for one.
+    // The driver takes `options` only from a URL, and the empty password keeps it from looking for one.
     let server_options = utf8_percent_encode(text("options").unwrap_or_default(), NON_ALPHANUMERIC);
     let url = match text("options") {
         Some(_) => format!("postgres://?password=&options={server_options}"),
@@ -133,7 +133,7 @@ fn tls(
     let system = root.filter(|root| root.value == "system");
     let required = given.get("requiressl").filter(|required| required.value == "1");
 
-    // What asks for TLS without a mode, and the mode that it asks for.
+    // The setting that demands TLS besides sslmode, and the mode that it demands.
     let floor = system.map(|by| (by, VERIFY_FULL)).or(required.map(|by| (by, REQUIRE)));
     let strength = match mode {
         Some(mode) => MODES
@@ -174,7 +174,7 @@ fn tls(
             "with sslmode=verify-full the driver connects to the name that it checks: leave it out",
         ));
     }
-    // As libpq has it, an authority that is given is asked.
+    // As in libpq, `require` with a root certificate verifies the server's.
     let strength = match root {
         Some(_) if strength == REQUIRE => VERIFY_CA,
         _ => strength,
@@ -216,11 +216,11 @@ const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 enum Pem {
     File(PathBuf),
-    /// The text itself, which the driver takes from variables.
+    /// The PEM text itself, which the driver accepts in variables.
     Inline(String),
 }
 
-/// The driver reads a file at each connection, and does not say which one it missed.
+/// Checks the file now: the driver reads it at each connection, and its error does not name it.
 fn pem(setting: &Setting) -> Result<Pem, String> {
     let value = &setting.value;
     if value.starts_with("-----BEGIN") {
@@ -230,7 +230,7 @@ fn pem(setting: &Setting) -> Result<Pem, String> {
         true => setting.refusal(error),
         false => setting.refusal(format!("{value}: {error}")),
     })?;
-    // Without one in it, the driver would trust whom it trusts without a file.
+    // With no certificate in it, the driver would fall back to its default authorities.
     let mut lines = text.split(|byte| *byte == b'\n');
     if setting.name == "sslrootcert" && !lines.any(|line| line.starts_with(CERTIFICATE)) {
         return Err(setting.refusal(format!("{value} has no certificate in it (PEM)")));
@@ -238,7 +238,7 @@ fn pem(setting: &Setting) -> Result<Pem, String> {
     Ok(Pem::File(value.into()))
 }
 
-/// The file of authorities that `sslrootcert=system` stands for.
+/// The file that `sslrootcert=system` stands for.
 fn system_store(config: &Config) -> Result<PathBuf, String> {
     if let Some(file) = config.libpq("SSL_CERT_FILE")? {
         return match File::open(&file) {

@@ -1,4 +1,4 @@
-//! The schema: brought up to date at the start, and asked for ever after.
+//! The schema: migrated at the start, and checked from then on.
 
 use std::{io, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::database::{
     sqlite,
 };
 
-/// Longest wait for the first connection, before it is tried again.
+/// The longest wait for the first connection before a retry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the database's sign of life.
+/// The longest wait for an answer to a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an answer shows that the database is there, while all connections are busy.
+/// How long an answer counts as proof that the database is up, while all connections are busy.
 const LATELY: Duration = Duration::from_secs(3);
-/// How often a running migration is looked after, and how often it is told of.
+/// How often a running migration is checked, and how often its progress is logged.
 const LOOK: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(10);
 /// The key of the advisory lock under which the schema is changed: the bytes of "wiki".
@@ -49,7 +49,7 @@ impl Database {
                     return Err(format!("{name}: {}", reason(&error)));
                 }
                 Err(last) => match error {
-                    // It was cut short: what the try before it met says more.
+                    // This attempt was cut short: the error of the one before says more.
                     Some(_) if is_timeout(&last) && Instant::now() >= deadline => error,
                     _ => Some(reason(&last)),
                 },
@@ -65,10 +65,10 @@ impl Database {
         }
     }
 
-    /// Brings the schema up to date again whenever another one is found, as after the restore of an
+    /// Brings the schema up to date again whenever it is found outdated, such as after the restore of an
     /// older version's dump.
     pub async fn keep_up_to_date(&self, limit: Duration) {
-        // What the start has found, and mended.
+        // Discards a notification from the start, which `prepare` has dealt with.
         timeout(Duration::ZERO, self.outdated.notified()).await.ok();
         loop {
             self.outdated.notified().await;
@@ -79,13 +79,13 @@ impl Database {
                 }
                 Err(error) => tracing::error!("{error}"),
             }
-            // What did not help does not help more for being done with each request.
+            // Each failing request notifies again; trying for each of them would not help.
             sleep(LOOK).await;
         }
     }
 
-    /// Whether a request could be served: the database answers and has this version's schema. A
-    /// database that is busy is there, and one question more would only wait behind the others.
+    /// Whether a request could be served: the database answers and has this version's schema. A busy
+    /// database is up, and another query would only wait behind the others.
     pub async fn check(&self) -> Result<(), DbErr> {
         let lives = || self.is_busy() && self.has_answered_within(LATELY);
         if lives() {
@@ -121,13 +121,13 @@ impl Database {
         match self.options().clone() {
             Options::Postgres(options) => {
                 by(deadline, self.check_search()).await?;
-                // The usual start is spared the lock and its connection.
+                // A start with nothing to migrate, the usual case, needs no lock and no extra connection.
                 match by(deadline, self.check_schema()).await {
                     Ok(()) => {}
                     Err(DbErr::Migration(_)) => {
                         self.migrate_postgres(*options, deadline, limit).await?
                     }
-                    // Not to be asked is not to be out of date.
+                    // A failed check does not mean that the schema is outdated.
                     Err(error) => return Err(error),
                 }
             }
@@ -152,8 +152,8 @@ impl Database {
         self.look_at_indexes().await.map(drop)
     }
 
-    /// All that is to be done is one transaction, and so is what it holds: behind a pooler, a lock or
-    /// a setting of the session would be left to others.
+    /// One transaction, with its lock and settings local to it: behind a pooler, a session's lock or
+    /// settings would be left to other clients.
     async fn migrate_postgres(
         &self,
         options: PgConnectOptions,
@@ -167,7 +167,7 @@ impl Database {
         let connection = DatabaseConnection::from(pool);
         let soon = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         let transaction = by(soon, connection.begin()).await?;
-        // Replicas that start together take turns, however long one of them takes.
+        // Replicas that start together take turns, however long each takes.
         let lock = format!(
             "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; \
              SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
@@ -179,8 +179,8 @@ impl Database {
             Err(error) => return Err(error),
         };
         let work = async {
-            // Whoever holds a table, as a dump does, does not have others wait behind us for longer than
-            // their statements may take, nor us be taken for the other half of a deadlock (1 s).
+            // If somebody holds a lock on a table, as a dump does, others must not queue behind us beyond
+            // their statement timeout, nor we until PostgreSQL checks for deadlocks (1 s).
             transaction.execute_unprepared("SET LOCAL lock_timeout = '500ms'").await?;
             Migrator::apply(&transaction, &applied).await?;
             for (index, _) in &self.indexes.wanted {
@@ -195,8 +195,8 @@ impl Database {
         connection.close().await
     }
 
-    /// Ends when, for as long as `limit`, the database has not said that somebody migrates it. A
-    /// migration may take its time, but the answer to it may also be lost, or wait for a standby.
+    /// Returns an error once the database has shown no running migration for `limit`. A migration may take
+    /// its time, but its answer may also be lost, or wait for a standby.
     async fn silence(&self, limit: Duration) -> DbErr {
         let began = Instant::now();
         let (mut seen, mut told) = (began, began);
@@ -228,7 +228,7 @@ impl Database {
 }
 
 async fn apply_migrations(connection: &DatabaseConnection, deadline: Instant) -> Result<(), DbErr> {
-    // Nothing to do is the usual case, and needs no right to change the schema.
+    // Usually there is nothing to do, and that must not need the right to change the schema.
     let applied = match by(deadline, Migrator::get_migration_models(connection)).await {
         Ok(models) => models.len(),
         Err(error) if is_missing_table(&error) => 0,
@@ -240,7 +240,7 @@ async fn apply_migrations(connection: &DatabaseConnection, deadline: Instant) ->
     Ok(())
 }
 
-/// What comes of `future`, or an error once `deadline` has passed.
+/// The result of `future`, or an error once `deadline` has passed.
 async fn by<T>(
     deadline: Instant,
     future: impl Future<Output = Result<T, DbErr>>,

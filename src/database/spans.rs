@@ -1,4 +1,4 @@
-//! What a trace has of each statement: OpenTelemetry's semantic conventions for database clients.
+//! The span of a statement, by OpenTelemetry's semantic conventions for database clients.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use sea_orm::{DbErr, RuntimeErr, sqlx};
 
 use crate::{database::address::Options, request, telemetry::traces::tracer};
 
-/// Makes spans of the statements to one database.
+/// Makes spans for the statements to one database.
 #[derive(Clone)]
 pub struct Spans(Arc<[KeyValue]>);
 
@@ -51,7 +51,7 @@ impl Spans {
             };
             let mut attributes = Vec::with_capacity(self.0.len() + 5);
             attributes.extend_from_slice(&self.0);
-            // Its values are parameters, and not in it.
+            // Its values are parameters, and not in the text.
             attributes.push(KeyValue::new("db.query.text", sql.to_owned()));
             attributes.push(KeyValue::new("db.query.summary", name.clone()));
             attributes.push(KeyValue::new("db.operation.name", operation.to_owned()));
@@ -93,7 +93,7 @@ impl Statement {
         self.fail(kind.into_owned());
     }
 
-    /// Why, is not said: the database's messages repeat values.
+    /// Without the message: the database's messages repeat values.
     fn fail(&mut self, kind: String) {
         self.span.set_attribute(KeyValue::new("error.type", kind));
         self.span.set_status(Status::error(""));

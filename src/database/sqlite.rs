@@ -22,15 +22,15 @@ use crate::{
     },
 };
 
-/// After how many steps of its virtual machine SQLite asks whether to go on: some tenths of a millisecond.
+/// The virtual machine steps after which SQLite asks whether to go on: some tenths of a millisecond.
 const STEPS: i32 = 10_000;
 
-/// Until when a connection may work on a statement. What is ended then has changed nothing.
+/// Until when a connection may work on a statement. A statement that is stopped then is rolled back.
 #[derive(Clone)]
 pub struct Deadline(Arc<Mutex<Instant>>);
 
 impl Deadline {
-    /// Gives the statement that begins now so much time.
+    /// Gives the statement that begins now this much time.
     pub fn begin(&self, limit: Duration) {
         *self.0.lock().expect("no panic") = Instant::now() + limit;
     }
@@ -51,7 +51,7 @@ pub async fn connect(
     Ok((connection, deadline))
 }
 
-/// Reads `DATABASE_URL`, of which `rest` is what follows `sqlite:`.
+/// Reads `DATABASE_URL`; `rest` is what follows `sqlite:`.
 pub fn options(url: &str, rest: &str, config: &Config) -> Result<SqliteConnectOptions, String> {
     if rest.contains(":memory:") || rest.contains("mode=memory") {
         let why = "a SQLite database in memory ends with its connection: name a file";
@@ -72,8 +72,8 @@ pub fn options(url: &str, rest: &str, config: &Config) -> Result<SqliteConnectOp
         .disable_statement_logging())
 }
 
-/// SQLite opens files that it cannot write to, and fails at each write. This is for before it has
-/// opened them: to close one of them would end its locks.
+/// SQLite opens files that it cannot write to, and then fails at each write. Call this before it has
+/// opened them: closing our handle would release its locks.
 fn check_writable(path: &Path) -> Result<(), String> {
     for file in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
         match OpenOptions::new().write(true).open(&file) {
@@ -87,8 +87,8 @@ fn check_writable(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits for its turn to change the schema of the SQLite file at `path`, which ends with the file
-/// that is returned. That is one beside it: where locks are kept by file and process (macOS, NFS), a
+/// Waits for the lock to change the schema of the SQLite file at `path`; closing the returned file
+/// releases it. The lock is on a file of its own: where locks are per file and process (macOS, NFS), a
 /// lock of ours on the database would shut SQLite out.
 pub fn lock(path: &Path) -> Result<File, String> {
     let file = beside(path, "-lock");

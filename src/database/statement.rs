@@ -1,4 +1,4 @@
-//! One statement on one connection, up to the end of its answer.
+//! Runs one statement on one connection, up to the end of its answer.
 
 use std::{io, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     request,
 };
 
-/// How much was changed, and the rows.
+/// What was changed, and the rows.
 pub type Answer = (ExecResult, Vec<QueryResult>);
 
 pub async fn run(
@@ -39,8 +39,8 @@ pub async fn run(
     }
 }
 
-/// Nothing of it outlives its transaction: neither a setting nor, since it has no name, the prepared
-/// statement. Without the transaction, preparing and executing might meet two sessions.
+/// Leaves nothing behind: neither a setting nor, since it is unnamed, the prepared statement. Without the
+/// transaction, it might be prepared in one session and executed in another.
 async fn in_transaction<'q>(
     connection: &mut PgConnection,
     limit: Duration,
@@ -63,8 +63,8 @@ async fn in_transaction<'q>(
     }
 }
 
-/// All of an answer, though there may be one row: sqlx ends an INSERT on SQLite, and with it the
-/// commit, only when it is asked for more, and PostgreSQL says last how the commit went.
+/// Reads the answer to its end, even if there is only one row: sqlx finishes an INSERT on SQLite, and
+/// with it the commit, only when asked for more, and PostgreSQL reports the commit last.
 async fn collect<DB: sqlx::Database>(
     mut answer: impl Stream<Item = Result<Either<DB::QueryResult, DB::Row>, sqlx::Error>> + Unpin,
 ) -> Result<Answer, sqlx::Error>
@@ -77,7 +77,7 @@ where
         match part {
             Either::Left(result) => {
                 done.extend([result]);
-                // A warning up to here is a trigger's, say, and not about the commit.
+                // A warning up to here is not about the commit; a trigger may have sent it.
                 request::forget_warning();
             }
             Either::Right(row) => rows.push(row.into()),
@@ -86,8 +86,8 @@ where
     confirmed((done.into(), rows))
 }
 
-/// A commit whose wait for a standby is cancelled is a success to PostgreSQL, with a warning: it may
-/// be lost with this server. (By which words depends on the server's language.)
+/// PostgreSQL reports a commit whose wait for a standby was cancelled as a success with a warning: it may
+/// be lost with this server. (Any warning counts: its words depend on the server's language.)
 fn confirmed(answer: Answer) -> Result<Answer, sqlx::Error> {
     if request::warned() {
         let error = "PostgreSQL warned at the commit: it may not be on a standby";

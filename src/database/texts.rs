@@ -1,5 +1,5 @@
-//! The texts of the statements that most requests need. sea-query makes each once, when it is first needed:
-//! it takes longer than all else that a statement costs this process.
+//! The SQL of the statements that most requests need. sea-query builds each once, when it is first needed:
+//! that takes longer than everything else that a statement costs this process.
 #![expect(
     unpredictable_function_pointer_comparisons,
     reason = "two addresses of a condition would be two texts; one address means the same text"
@@ -28,22 +28,22 @@ pub enum Shape {
 #[derive(PartialEq)]
 pub struct Insert {
     pub columns: Vec<&'static str>,
-    /// What has to hold, of the values behind those of the columns.
+    /// What has to hold; its values follow those of the columns.
     pub condition: Option<Condition>,
-    /// There is to be no second row with the same of these columns, of which the last has an index where it
-    /// is not null.
+    /// Columns with a partial unique index, over the rows where the last one is not null: on a conflict,
+    /// nothing is inserted.
     pub unique: Option<Columns>,
 }
 
 pub type Condition = fn(&[Value]) -> Expr;
 pub type Columns = &'static [&'static str];
 
-/// By table and shape. There are few: to look at all of them is less than to hash one.
+/// By table and shape. There are so few that scanning them is cheaper than hashing.
 #[derive(Default)]
 pub struct Texts(RwLock<Vec<((TypeId, Shape), String)>>);
 
 impl Texts {
-    /// The statement of this shape about the table of `E`, with its values.
+    /// The statement of this shape on the table of `E`, with its values.
     pub fn statement<E: EntityTrait>(
         &self,
         db_backend: DbBackend,
@@ -113,7 +113,7 @@ pub fn returned<E: EntityTrait>() -> impl Iterator<Item = &'static str> {
     E::Column::iter().map(|column| column.as_str())
 }
 
-/// No second row with the same of these columns, of which the last has an index where it is not null.
+/// `ON CONFLICT DO NOTHING`, for a partial unique index over the rows where the last column is not null.
 pub fn unique_where_set(columns: Columns) -> OnConflict {
     let last = columns.last().map(|last| Expr::col(*last).is_not_null());
     OnConflict::columns(columns.iter().copied())

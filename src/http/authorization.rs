@@ -1,4 +1,4 @@
-//! Who may call what: bearer tokens, as RFC 6750 has them.
+//! Who may call what: bearer tokens (RFC 6750).
 
 use std::sync::Arc;
 
@@ -41,9 +41,8 @@ impl Authorization {
         Self { verifier, read: config.auth_read, refusals }
     }
 
-    /// Whether the request may go on to `route`, with its caller from then on. What `is_open` is for
-    /// everybody: no token is looked at. A caller who is not known yet takes from the bucket of its address
-    /// until a signature has shown who it is.
+    /// Lets the request go on to `route`, and attaches its caller. A route that `is_open` ignores tokens. A
+    /// caller who is not known yet is charged to the bucket of its address until its signature is verified.
     pub async fn admit(
         &self,
         request: &mut Request,
@@ -67,7 +66,7 @@ impl Authorization {
         let caller = match (known, bearer.map_err(refuse)?) {
             (Some(caller), _) => caller,
             (None, Some(token)) => {
-                // Boxed: it is rare, and large enough for every request to feel it.
+                // Boxed: it is rare, and its size would cost every request.
                 let caller = Box::pin(self.verifier.verify(token)).await.map_err(refuse)?;
                 toll.give_back();
                 caller
@@ -88,7 +87,7 @@ impl Authorization {
 }
 
 impl Admitted {
-    /// Tells caches whose the answer is.
+    /// Tells caches for whom the answer is.
     pub fn mark(&self, headers: &mut HeaderMap) {
         if self.has_token {
             let private = HeaderValue::from_static("private, no-cache");
@@ -100,7 +99,7 @@ impl Admitted {
     }
 }
 
-/// The one bearer token of a request, if it has any. Other schemes are somebody else's, such as a proxy's.
+/// The bearer token of a request, if it has one. Other schemes are not for us, but for a proxy, say.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -112,7 +111,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         (None, false) => Ok(None),
         (None, true) => {
             let token = str::from_utf8(rest).ok().map(|rest| rest.trim_matches(' '));
-            // Not by `all`, which would look at each byte by itself.
+            // `all` would stop early, which keeps the loop from being vectorized.
             let is_graphic = |t: &str| t.bytes().fold(true, |so, b| so & b.is_ascii_graphic());
             let token = token.filter(|t| !t.is_empty() && is_graphic(t));
             token.map(Some).ok_or(Refusal::Malformed)
@@ -121,7 +120,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
-/// 401, or 503 while the token cannot be judged.
+/// 401, or 503 while the token cannot be verified.
 fn refuse(refusal: Refusal) -> Problem {
     let (status, challenge) = match refusal {
         Refusal::NoKeys => return Problem::unavailable(refusal.detail()),
@@ -138,12 +137,12 @@ fn refuse(refusal: Refusal) -> Problem {
     problem.with_header("www-authenticate", challenge)
 }
 
-/// 401: there has to be a token.
+/// 401: a token is required.
 pub fn unknown() -> Problem {
     refuse(Refusal::Missing)
 }
 
-/// 403: the token lacks the scope that this takes.
+/// 403: the token lacks the required scope.
 pub fn insufficient_scope() -> Problem {
     let scope = token::ADMIN;
     let mut problem = Problem::new(StatusCode::FORBIDDEN, Refusal::Scope.detail());
@@ -159,13 +158,13 @@ pub fn not_own(detail: impl Into<String>) -> Problem {
     problem
 }
 
-/// By whom a request has to be for an operation to be done.
+/// Who must have sent a request for an operation to be allowed.
 pub trait Party: Sized {
-    /// What refuses it comes before all that is wrong with the request otherwise.
+    /// Its refusal comes before anything else that is wrong with the request.
     fn of(request: &Request) -> Result<Self, Problem>;
 }
 
-/// By whom the request is, as the first parameter of an operation.
+/// Who sent the request, as the first parameter of an operation.
 pub struct By<T>(pub T);
 
 impl<'a, T: Party> ApiExtractor<'a> for By<T> {
@@ -183,8 +182,7 @@ impl<'a, T: Party> ApiExtractor<'a> for By<T> {
     }
 }
 
-/// Whom the request's token speaks for. `None` where it has none, as is every request's while identity is
-/// off.
+/// The caller by the request's token. `None` without a token, and always while authentication is off.
 impl Party for Option<Arc<Caller>> {
     fn of(request: &Request) -> Result<Self, Problem> {
         Ok(request.extensions().get().cloned())

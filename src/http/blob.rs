@@ -1,5 +1,5 @@
-//! Answers that are files, whole or in part. No browser takes one for anything but what it is, nor runs
-//! what is in it.
+//! Answers that are files, whole or in part. Headers keep browsers from sniffing another type, and from
+//! running what is in them.
 
 use std::ops::Range;
 
@@ -23,11 +23,11 @@ pub struct Blob {
     pub bytes: Vec<u8>,
     pub media_type: String,
     pub filename: Option<String>,
-    /// The hash of the whole, in hex: its entity tag, in quotes.
+    /// The hash of the whole file, in hex; in quotes, its entity tag.
     pub sha256: String,
-    /// Of the whole.
+    /// Of the whole file.
     pub size: u64,
-    /// Which part of it these bytes are, if they are one.
+    /// Which part of the file these bytes are, if not all of it.
     pub part: Option<Range<u64>>,
 }
 
@@ -38,7 +38,7 @@ pub fn tag(sha256: &str) -> String {
 
 impl IntoResponse for Blob {
     fn into_response(self) -> Response {
-        // What else a hand has written into the table is not for a browser.
+        // Other types, written into the table by hand, are not for a browser to show.
         let is_image = IMAGES.contains(&self.media_type.as_str());
         let media_type = if is_image { &self.media_type } else { ANY };
         let mut response = Response::builder()
@@ -46,7 +46,7 @@ impl IntoResponse for Blob {
             .header(header::ETAG, tag(&self.sha256))
             .header(header::CACHE_CONTROL, NO_CACHE)
             .header(header::ACCEPT_RANGES, "bytes")
-            // For HEAD: of a GET it is known anyway.
+            // For HEAD: for GET, hyper sets it anyway.
             .header(header::CONTENT_LENGTH, self.bytes.len())
             .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
             .header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");

@@ -1,4 +1,4 @@
-//! Bodies: how much of a request's is read, and how much memory all of them take together.
+//! Bodies: how much of a request's body is read, and how much memory all bodies take together.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::problem::Problem;
 
-/// Most bytes of bodies in memory at a time, those of all requests and answers together.
+/// The most bytes of bodies in memory at a time, over all requests and answers.
 const IN_MEMORY: usize = 64 << 20;
-/// The largest answer that takes none of that room.
+/// The largest answer that does not count against that limit.
 const SMALL: u64 = 64 << 10;
 
 pub struct Bodies {
@@ -28,11 +28,11 @@ impl Bodies {
         Self { max_bytes, room: Arc::new(Semaphore::new(IN_MEMORY.max(max_bytes))) }
     }
 
-    /// Reads the whole body, whether or not it will be looked at: hyper ends a connection without a
-    /// word when an answer leaves while the body is still on its way. What is too long is read on
-    /// for a while and thrown away, since most clients send all of it before they look.
+    /// Reads the whole body, whether or not it will be used: hyper silently closes a connection when
+    /// the answer is sent while the body is still arriving. A body that is too large is read for a
+    /// while longer and discarded, since most clients send all of it before they look for an answer.
     ///
-    /// Gives the room that the body takes in memory.
+    /// Returns a permit for the memory that the body takes.
     pub async fn read(
         &self,
         request: &mut Request,
@@ -78,9 +78,9 @@ impl Bodies {
         Ok(room)
     }
 
-    /// Has a large answer take room until the client has taken it, or is gone, beginning with the `room`
-    /// of the request's body. Where there is none, a read is refused; of what `is_written` there is no
-    /// taking back, and its answer repeats what was sent.
+    /// Counts a large answer against the limit until the client has taken it, or is gone; the `room` of
+    /// the request's body is reused. If there is no room, a read is refused. What `is_written` cannot be
+    /// undone, so it is answered all the same; its answer only repeats what was sent.
     pub async fn hold(
         &self,
         mut response: Response,
@@ -93,7 +93,7 @@ impl Bodies {
             return Ok(response);
         }
         let bytes = body.collect().await.map_err(|_| Problem::internal())?.to_bytes();
-        // What somebody else keeps, as the pages of the documentation, takes no memory of its own.
+        // Shared bytes, such as the pages of the documentation, take no additional memory.
         if bytes.is_unique() {
             let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let length = bytes.len().min(IN_MEMORY).saturating_sub(held) as u32;

@@ -1,4 +1,4 @@
-//! Buckets of tokens by whom they are for, in memory that does not grow.
+//! Token buckets, one for each client, in memory that does not grow.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -9,32 +9,32 @@ use std::{
 const SETS: usize = 8192;
 /// With 8192 sets, 65,536 buckets in 1.1 MB.
 const WAYS: usize = 8;
-/// A depth of 146 years, beyond which sums would overflow.
+/// 146 years; with a greater depth, sums could overflow.
 const MAX_DEPTH: u64 = u64::MAX / 4;
 
-/// A bucket is known by the time at which it is full again (the theoretical arrival time of the generic cell
-/// rate algorithm, ITU-T I.371), in nanoseconds since `start`. Its place is one of eight. A new one takes
-/// the place of the one that is full first, which loses the least: a flood of strangers pushes out
-/// strangers, and whoever has nothing left stays.
+/// A bucket is stored as the time at which it is full again (the theoretical arrival time of the generic
+/// cell rate algorithm, ITU-T I.371), in nanoseconds since `start`. Its hash leaves it eight places. A new
+/// bucket evicts the one that is full first, which loses the least: a flood of new clients evicts its own
+/// buckets, and an empty bucket stays.
 pub struct Buckets {
     sets: Box<[Mutex<[Bucket; WAYS]>]>,
     hasher: RandomState,
     start: Instant,
-    /// What a token takes to come back.
+    /// How long one token takes to come back.
     interval: u64,
-    /// What all of them take.
+    /// How long an empty bucket takes to fill.
     depth: u64,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Bucket {
-    /// The hash of whom it is for, of 64 bits that nobody outside can foresee.
+    /// The hash of its owner: 64 bits that nobody outside can predict.
     key: u64,
     full_at: u64,
 }
 
 impl Buckets {
-    /// Buckets of `burst` tokens, or of a second's, that fill at `per_second`.
+    /// Buckets that refill at `per_second` and hold `burst` tokens, by default a second's worth.
     pub fn new(per_second: f64, burst: Option<u32>) -> Self {
         let second = 1_000_000_000;
         let interval = (second as f64 / per_second) as u64;
@@ -51,7 +51,7 @@ impl Buckets {
         }
     }
 
-    /// Takes a token from the bucket of `whom`. If there is none, how long it takes to come back.
+    /// Takes a token from the bucket of `whom`. The error is how long to wait for the next one.
     pub fn take(&self, whom: impl Hash, now: Instant) -> Result<(), Duration> {
         let now = now.saturating_duration_since(self.start).as_nanos() as u64;
         self.with(whom, |bucket| {
@@ -66,7 +66,7 @@ impl Buckets {
         })
     }
 
-    /// Gives a token back that was taken from the bucket of `whom`.
+    /// Returns a token that was taken from the bucket of `whom`.
     pub fn give_back(&self, whom: impl Hash) {
         self.with(whom, |bucket| bucket.full_at = bucket.full_at.saturating_sub(self.interval));
     }

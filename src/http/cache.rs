@@ -1,4 +1,4 @@
-//! Answers to reads by id, kept in memory for a while: to give one again asks no database.
+//! Answers to reads by id, kept in memory for a while, so that repeating one needs no database.
 
 use std::{
     array,
@@ -32,13 +32,13 @@ use crate::{
 /// What an answer is about: a kind of resource, and which of them.
 pub type Key = (&'static str, Id);
 
-/// The largest body that is kept: a larger one takes room of its own on its way to a client.
+/// The largest body that is kept: a larger one counts as a body in memory while it is sent.
 const LARGEST: usize = 64 << 10;
-/// What an answer takes beside its body, in bytes: its place, its tag, and what the allocator adds.
+/// What an answer takes besides its body, in bytes: its slot, its tag, and the allocator's overhead.
 const OVERHEAD: u64 = 300;
-/// An answer of a usual size, for what has to be estimated.
+/// A typical answer's size, to estimate how many there will be.
 const USUAL: u64 = 512;
-/// The cache is in parts with a lock each, of so many bytes if there are enough.
+/// The cache is sharded, with a lock for each shard; this is a shard's size if there are enough bytes.
 const PART: u64 = 1 << 20;
 const GATES: usize = 256;
 
@@ -48,7 +48,7 @@ pub struct Cache(Option<Arc<Store>>);
 struct Store {
     answers: sync::Cache<Key, Answer, Weight>,
     lifetime: Duration,
-    /// How often a key of each gate was written. What was read meanwhile may be from before.
+    /// Counts the writes to the keys of each gate. A read during which it has changed may be stale.
     gates: [Mutex<u64>; GATES],
     requests: IntCounterVec,
     hits: IntCounter,
@@ -80,12 +80,12 @@ impl Cache {
         Self((!lifetime.is_zero()).then(store))
     }
 
-    /// How often it helps, and how large it is.
+    /// Hits, misses and the size of the cache.
     pub fn figures(&self) -> Option<impl Collector + use<>> {
         self.0.clone().map(Figures)
     }
 
-    /// The resource by this key: as it is kept, if that is `fresh`, or else as `read` finds it.
+    /// The resource with this key: from the cache, if that is `fresh` enough, or else from `read`.
     pub async fn find<T: Type + Serialize>(
         &self,
         key: Key,
@@ -100,8 +100,8 @@ impl Cache {
         Ok(Found::tagged(body, etag))
     }
 
-    /// Forgets what is kept by this key, and what is being read: whoever writes a row calls it once that
-    /// is done, and before anybody is told.
+    /// Forgets what is kept under this key, and keeps reads in progress from being stored. Call it after a
+    /// row is written, and before that is acknowledged.
     pub fn forget(&self, key: &Key) {
         if let Some(store) = &self.0 {
             *store.gate(key) += 1;
@@ -167,7 +167,7 @@ impl Store {
             self.answers.remove(&key);
             return Ok(Answer { body, etag, since });
         }
-        // Without the room that was left for more of it.
+        // Copied to drop the spare capacity.
         let answer = Answer { body: Bytes::copy_from_slice(&body), etag, since };
         let gate = self.gate(&key);
         if *gate == writes {
@@ -190,8 +190,8 @@ impl Collector for Figures {
     }
 }
 
-/// How old an answer may be at most, by the request's `Cache-Control`: nothing at all by `no-cache`, or
-/// if the request depends on the resource as it is, by `If-Match`.
+/// How old an answer may be at most, by the request's `Cache-Control`. With `no-cache`, or with `If-Match`,
+/// which is about the current state, nothing cached will do.
 #[derive(Clone, Copy)]
 pub struct Fresh(Duration);
 

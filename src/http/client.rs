@@ -26,14 +26,13 @@ pub fn address(request: &Request, trusted_proxies: &[Network]) -> Option<IpAddr>
     Some(client)
 }
 
-/// An address, in brackets if need be, and with a port where the proxy adds it, as Azure's do.
+/// An address, possibly in brackets, and with a port if the proxy adds one, as Azure's do.
 fn parse(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// The address as a text.
 pub fn text(address: IpAddr) -> String {
     let IpAddr::V4(v4) = address else { return address.to_string() };
     let mut text = String::with_capacity("255.255.255.255".len());

@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110, section 13): entity tags, and what clients make of them.
+//! Conditional requests (RFC 9110, section 13): entity tags, and the preconditions that use them.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -22,15 +22,15 @@ use crate::{
     },
 };
 
-/// To be asked for again each time, which a 304 makes cheap.
+/// To be revalidated each time, which a 304 makes cheap.
 pub const NO_CACHE: &str = "no-cache";
 
-/// Headers about a body, of which a 304 has none.
+/// Headers about a body, which a 304 does not have.
 const OF_BODY: [HeaderName; 4] =
     [header::CONTENT_DISPOSITION, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::LINK];
 
-/// What a client has an answer for already, by the header `If-None-Match` of a read. One that is no list
-/// of entity tags counts as none.
+/// The answers that a client already has, by the header `If-None-Match` of a read. A header that is not a
+/// list of entity tags is ignored.
 pub struct IfNoneMatch(Option<headers::IfNoneMatch>);
 
 impl IfNoneMatch {
@@ -39,7 +39,7 @@ impl IfNoneMatch {
         Self(is_read.then(|| headers.typed_get()).flatten())
     }
 
-    /// By the headers of what is a read.
+    /// For headers that are known to be a read's.
     pub fn of_read(headers: &HeaderMap) -> Self {
         Self(headers.typed_get())
     }
@@ -54,7 +54,7 @@ impl IfNoneMatch {
         self.0.as_ref().is_some_and(|tags| !tags.precondition_passes(&etag))
     }
 
-    /// The answer, or a 304 in its place where the client has it.
+    /// The answer, or a 304 if the client already has it.
     pub fn answer(self, mut response: Response) -> Response {
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         let is_known = self.is_given() && etag.is_some_and(|etag| self.has(etag));
@@ -69,11 +69,11 @@ impl IfNoneMatch {
     }
 }
 
-/// For which states of a resource a request is meant, by the header `If-Match`.
+/// The states of a resource that a request is meant for, by the header `If-Match`.
 pub enum IfMatch {
-    /// Whatever its state is: there is no such header.
+    /// Any: there is no such header.
     Missing,
-    /// Any that there is.
+    /// Any: the header is `*`.
     Any,
     /// Those with one of these strong tags: a weak one never matches.
     Tags(Vec<String>),
@@ -83,7 +83,7 @@ const MAX_TAGS: usize = 100;
 const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*"){0,99})$"#;
 
 impl IfMatch {
-    /// A 412 for the resource that has `etag`, if the request is not meant for that.
+    /// A 412 if the request is not meant for the resource in the state that `etag` names.
     pub fn check(&self, etag: &str) -> Result<(), Problem> {
         match self {
             Self::Tags(tags) if !tags.iter().any(|tag| tag == etag) => {
@@ -95,7 +95,7 @@ impl IfMatch {
         }
     }
 
-    /// The same, of a request that has to say what it is meant for: else a 428.
+    /// The same where the header is required: without it, a 428.
     pub fn require(&self, etag: &str) -> Result<(), Problem> {
         match self {
             Self::Missing => Err(Problem::new(
@@ -114,7 +114,7 @@ impl IfMatch {
         let mut tags = Vec::new();
         let mut rest = list;
         loop {
-            // There may be empty elements (RFC 9110, section 5.6.1).
+            // Empty elements are allowed (RFC 9110, section 5.6.1).
             rest = rest.trim_start_matches([' ', '\t', ',']);
             let strong = rest.strip_prefix("W/").unwrap_or(rest);
             let (opaque, after) = strong.strip_prefix('"')?.split_once('"')?;
@@ -163,7 +163,8 @@ impl InHead for IfMatch {
     }
 }
 
-/// The same where it has to be said: else a 428 (RFC 6585, section 3), once it is clear what is there.
+/// The same where the header is required: without it, a 428 (RFC 6585, section 3), once the resource was
+/// found.
 pub struct MustMatch(pub IfMatch);
 
 impl InHead for MustMatch {
@@ -178,7 +179,7 @@ impl InHead for MustMatch {
     }
 }
 
-/// Has the document say `If-None-Match` of a read that answers with an entity tag.
+/// Documents `If-None-Match` for a read that answers with an entity tag.
 pub fn add_to(operation: &mut Value) {
     let mut headers = operation["responses"]["200"]["headers"].clone();
     let Some(headers) = headers.as_mapping_mut().filter(|headers| headers.contains_key("ETAG"))
@@ -205,7 +206,7 @@ pub fn add_to(operation: &mut Value) {
     }
 }
 
-/// The entity tag of a body: it changes with it, whoever has changed what it was made of.
+/// The entity tag of a body: a hash, so that it changes with the body whoever has changed the row.
 pub fn tag<T>(body: &Rendered<T>) -> String {
     let mut hasher = DefaultHasher::new();
     body.bytes().hash(&mut hasher);

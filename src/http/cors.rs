@@ -1,6 +1,6 @@
-//! Which pages may call the API: cross-origin resource sharing, as the Fetch standard has it.
+//! Which pages may call the API: cross-origin resource sharing (CORS), as the Fetch standard defines it.
 //!
-//! A request whose origin is not allowed is served all the same: without the headers, its browser
+//! A request whose origin is not allowed is served all the same: without the headers, the browser
 //! keeps the answer from the page.
 
 use poem::{
@@ -24,7 +24,7 @@ impl Cors {
         self.allowed_origins.iter().any(allowed).then(|| origin.clone())
     }
 
-    /// Adds what a browser looks for in the answer to a request of this allowed origin.
+    /// Adds the headers that a browser looks for in the answer to a request from this allowed origin.
     pub fn expose(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -46,7 +46,7 @@ impl Cors {
     }
 }
 
-/// The answer to a browser that asks whether a page of `origin` may send its request.
+/// The answer to a preflight from a page of `origin`; `None` if the request is no preflight.
 pub fn preflight(
     request: &Request,
     origin: Option<&HeaderValue>,

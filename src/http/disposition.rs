@@ -8,8 +8,7 @@ use crate::http::{
     problem::{Invalid, Problem},
 };
 
-/// What a file that is sent is called: the last segment of the path that its `filename*` or `filename`
-/// gives.
+/// The name of a file that a client sends: the last segment of the path in `filename*` or `filename`.
 pub struct Filename(pub Option<String>);
 
 const MAX_CHARACTERS: usize = 255;
@@ -61,7 +60,7 @@ fn parse(text: &str) -> Result<Option<String>, String> {
     while !rest.is_empty() {
         rest = rest.strip_prefix(';').ok_or_else(malformed)?.trim_start();
         let Some((name, value)) = rest.split_once('=').filter(|_| !rest.is_empty()) else {
-            // A semicolon at the end, as many have it.
+            // A trailing semicolon, as many clients send it.
             return if rest.is_empty() { break } else { Err(malformed()) };
         };
         let name = name.trim_end();
@@ -97,7 +96,7 @@ fn is_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 
-/// What follows the opening quote up to the closing one, and what is behind it.
+/// The text up to the closing quote, and what follows it.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let mut text = String::new();
     let mut rest = quoted.char_indices();
@@ -135,7 +134,7 @@ fn checked(path: String) -> Result<String, String> {
     }
 }
 
-/// What would not be seen, or have what follows it seen in another order (UAX 9: `exe.gpj` for `jpg.exe`).
+/// Invisible, or changes the order in which what follows is shown (UAX 9: `exe.gpj` for `jpg.exe`).
 fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! The pages of an OpenAPI document, all of them served from the binary.
+//! The pages for an OpenAPI document, all served from the binary.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -15,7 +15,7 @@ use crate::{
     http::{conditional, terms::Terms},
 };
 
-/// A page of up to 1.6 MB, made when it is first asked for.
+/// A page of up to 1.6 MB, rendered when it is first requested.
 pub struct Page {
     pub path: &'static str,
     content_type: &'static str,
@@ -23,8 +23,8 @@ pub struct Page {
     made: OnceLock<(Bytes, String)>,
 }
 
-/// Swagger UI, ReDoc, and the document itself in both its forms, with what is asked of callers. `service` is
-/// made for each page anew, once.
+/// Swagger UI, ReDoc, and the document itself as JSON and YAML, with the `terms` for callers. `service` is
+/// called once for each page.
 pub fn pages<A, F>(service: F, terms: &Terms) -> [Page; 4]
 where
     A: OpenApi + 'static,
@@ -44,10 +44,10 @@ where
     })
 }
 
-/// The document as poem-openapi makes it, but for what it cannot say: the order of the tags, which is
-/// that of the paths and not of the alphabet, limits that are whole numbers, and answers' examples.
+/// The document as poem-openapi makes it, plus what it cannot express: tags in the order of the paths
+/// instead of the alphabet, limits that are integers, and examples of answers.
 fn document<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> Value {
-    // Which keeps the order of what it reads, as serde_json does not; JSON is YAML.
+    // JSON is YAML, and serde_yaml keeps the order of keys, which serde_json does not.
     let mut document: Value = serde_yaml::from_str(&service.spec()).expect("made by poem-openapi");
     let paths = document["paths"].as_mapping().into_iter().flat_map(Mapping::values);
     let operations = paths.filter_map(Value::as_mapping).flat_map(Mapping::values);
@@ -72,8 +72,8 @@ fn document<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> Value
     document
 }
 
-/// Makes whole floats integers; as an `i64`, the float next to its largest is its largest. And moves an
-/// answer's example out of its schema, since generators make a type of its own of each.
+/// Turns whole floats into integers; the cast saturates, so the float just above `i64::MAX` becomes it. And
+/// moves an answer's example out of its schema, since generators make a separate type for each.
 fn tidy(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
@@ -98,20 +98,20 @@ fn json<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
     serde_json::to_string_pretty(&document(service, terms)).expect("a document")
 }
 
-/// YAML 1.1 takes a bare time for more than a text.
+/// Quotes times, which YAML 1.1 would read as timestamps.
 fn yaml<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
     let text = serde_yaml::to_string(&document(service, terms)).expect("a document");
     text.replace(clock::EXAMPLE, &format!("'{}'", clock::EXAMPLE))
 }
 
-/// What poem-openapi's template lacks: a doctype, and an icon that is not looked for elsewhere.
+/// Adds what poem-openapi's template lacks: a doctype, and an icon, so that browsers request none.
 fn swagger_ui<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
     let head = r#"<head><link rel="icon" href="data:,">"#;
     let page = service.swagger_ui_html().replacen("<head>", head, 1);
     format!("<!DOCTYPE html>{}", page.replace(&service.spec(), &json(service, terms)))
 }
 
-/// What poem-openapi's template has too much: fonts from another host.
+/// Removes the fonts that poem-openapi's template loads from another host.
 fn redoc<A: OpenApi>(service: &OpenApiService<A, ()>, terms: &Terms) -> String {
     let page = service.redoc_html().replace(&service.spec(), &json(service, terms));
     let start = page.find(r#"<link href="https://fonts."#).expect("poem-openapi's ReDoc page");

@@ -16,8 +16,7 @@ use crate::{
     request,
 };
 
-/// The header `Idempotency-Key`: a structured string (RFC 9651, section 3.3.3), or the same without its
-/// quotes.
+/// The header `Idempotency-Key`: a structured string (RFC 9651, section 3.3.3), or the same without quotes.
 pub struct IdempotencyKey(Option<Vec<u8>>);
 
 const NAME: &str = "Idempotency-Key";
@@ -26,8 +25,8 @@ const MAX_LENGTH: usize = 255;
 const PATTERN: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
 
 impl IdempotencyKey {
-    /// By what the row of these `fields`, which are in these `columns`, is written once for this `caller`,
-    /// or for whoever has the key.
+    /// What keeps the row of these `fields`, stored in these `columns`, from being written twice. Keys are
+    /// the `caller`'s own; without a caller, they are shared by all.
     pub fn once<E: EntityTrait>(
         &self,
         caller: Option<&Caller>,
@@ -39,14 +38,14 @@ impl IdempotencyKey {
         Some(Once { key, fields, columns })
     }
 
-    /// The 422 to a key that was sent with other fields before.
+    /// A 422: the key was sent with other fields before.
     pub fn used() -> Problem {
         let wrong = "was sent before with other fields: another request takes another key";
         refusal(wrong.to_owned())
     }
 }
 
-/// Of a key and of whose it is: two callers may have the same one. None of these texts holds NUL.
+/// Covers the key and its caller, since two callers may use the same key. None of these texts holds NUL.
 fn digest_of(caller: Option<&Caller>, key: &[u8]) -> Digest {
     match caller {
         Some(Caller { issuer, subject, .. }) => {
@@ -71,7 +70,7 @@ fn parse(value: &[u8]) -> Option<Vec<u8>> {
     is_key.then_some(key)
 }
 
-/// What follows the opening quote, up to the closing one, which has to be the end.
+/// The text up to the closing quote, which has to be the end.
 fn unquote(quoted: &[u8]) -> Option<Vec<u8>> {
     let mut key = Vec::new();
     let mut rest = quoted.iter();

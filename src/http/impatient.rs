@@ -1,4 +1,4 @@
-//! A connection whose client may be slow, but not for ever.
+//! A connection whose client may be slow, but not indefinitely.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// How long a client that has ended its side may wait for its answer, which takes no longer.
+/// How long a half-closed connection is kept for its answer, which never takes longer.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// How long a connection may be slow.
@@ -26,18 +26,19 @@ pub struct Limits {
     pub header: Duration,
     pub idle: Duration,
     pub write: Duration,
-    /// When those that are not being served end, once the service has been told to stop.
+    /// When connections without a request in progress are closed, once the service has been told to stop.
     pub end: OnceLock<Instant>,
 }
 
 /// A socket that ends with `TimedOut` when its client is too slow to send a request's headers, to
 /// send another request, or to take an answer. hyper's own timer cannot tell the first two apart.
 ///
-/// A client that has ended its side of the connection may be waiting for its answer all the same, as
-/// `nc -N` does, or it may be gone. hyper would take it for gone at once, or, with `half_close`, never.
+/// A client that has shut down its side of the connection may still be waiting for its answer, as
+/// `nc -N` does, or it may be gone. hyper would give it up at once, or, with `half_close`, never.
 pub struct Impatient {
     socket: TcpStream,
-    /// How often a request has begun or ended. Odd while one is served: its own time limit holds.
+    /// Incremented when a request begins and when it ends, so odd while one is served; then the request's
+    /// own time limit applies.
     turns: Arc<AtomicU64>,
     seen_turns: u64,
     limits: Arc<Limits>,
@@ -45,7 +46,7 @@ pub struct Impatient {
     header_began: Option<Instant>,
     idle_since: Option<Instant>,
     stalled_since: Option<Instant>,
-    /// When the client was seen to have ended its side, while a request of it was served.
+    /// When the client was seen to have shut down its side while its request was being served.
     ended_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
@@ -66,7 +67,7 @@ impl Impatient {
         }
     }
 
-    /// Forgets what belongs to an earlier request. Whether one is being served.
+    /// Forgets the state of an earlier request, and returns whether one is being served.
     fn note_turns(&mut self) -> bool {
         let turns = self.turns.load(Ordering::Relaxed);
         if turns != self.seen_turns {
@@ -76,8 +77,8 @@ impl Impatient {
         turns % 2 == 1
     }
 
-    /// Ready once there is no more waiting for what the client sends next. It has to send nothing
-    /// while it still takes an answer.
+    /// Ready once the client has taken too long to send. While it still takes an answer, it need not
+    /// send anything.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.note_turns() || self.stalled_since.is_some() {
             return Poll::Pending;
@@ -90,7 +91,7 @@ impl Impatient {
         self.poll_deadline(cx, deadline)
     }
 
-    /// Ready once the client of the request that is being served is taken for gone.
+    /// Ready once the client of the request in progress is considered gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut byte = [MaybeUninit::uninit()];
         match ready!(self.socket.poll_peek(cx, &mut ReadBuf::uninit(&mut byte))) {
@@ -104,7 +105,7 @@ impl Impatient {
         }
     }
 
-    /// Ready once `deadline` has passed. The timer is moved only when it must be: moving it costs
+    /// Ready once `deadline` has passed. The timer is reset only when necessary: resetting it costs
     /// more than letting it fire early now and then.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<io::Error> {
         if self.timer.deadline() > deadline {
@@ -165,9 +166,9 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper does not look for the next request before something wakes it up: this does.
+        // hyper does not look for the next request until it is woken: this registers the timer for it.
         let _ = self.poll_patience(cx);
-        // Nor does it look at the client while it has a request to answer.
+        // Nor does it watch the client while it has a request to answer.
         if self.note_turns()
             && let Poll::Ready(error) = self.poll_gone(cx)
         {

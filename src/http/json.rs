@@ -1,4 +1,4 @@
-//! JSON in and out. Bodies are read field by field, so that an answer can name all that is wrong.
+//! JSON in and out. Bodies are read field by field, so that an answer can name everything that is wrong.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -24,7 +24,7 @@ use crate::{
 
 const CONTENT_TYPE: &str = "application/json";
 
-/// A body of a request: `application/json`.
+/// A request body, `application/json`.
 pub struct Json<T>(pub T);
 
 /// A request's body, read from the fields of a JSON object.
@@ -33,8 +33,8 @@ pub trait FromFields: Type + Sized {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self>;
 }
 
-/// The fields of a JSON object, and what has been found wrong with them so far. A value is looked at
-/// when it is asked for: what nobody asks for may be of any size (RFC 8259, section 6).
+/// The fields of a JSON object, and what was found wrong with them so far. A value is parsed only when
+/// it is asked for, so that a number nobody asks for may have any size (RFC 8259, section 6).
 pub struct Fields<'a> {
     values: BTreeMap<String, &'a RawValue>,
     errors: Vec<Invalid>,
@@ -53,7 +53,7 @@ impl Fields<'_> {
                     Ok(text) => return Some(text),
                     Err(wrong) => wrong,
                 },
-                // All else that can be wrong with a text is wrong with the whole body.
+                // Anything else wrong with a string was already found when the body was parsed.
                 Err(_) => "contains half of a surrogate pair, which is no character".into(),
             },
             Some(json) => format!("is {}: {wanted}", kind(json)),
@@ -108,7 +108,7 @@ impl Fields<'_> {
 
 const NUMBER: &str = "a number";
 
-/// What kind of value valid JSON is.
+/// The type of a valid JSON value.
 fn kind(json: &str) -> &'static str {
     match json.as_bytes().first() {
         Some(b'n') => "null",
@@ -174,12 +174,12 @@ impl<'a, T: FromFields> ApiExtractor<'a> for Json<T> {
     }
 }
 
-/// A body of an answer: `application/json`.
+/// A response body, `application/json`.
 pub struct Rendered<T>(Bytes, PhantomData<fn() -> T>);
 
 impl<T: Serialize> Rendered<T> {
     pub fn new(body: &T) -> Self {
-        // Room for most, which would grow twice.
+        // Enough for most, which would otherwise be reallocated twice.
         let mut bytes = Vec::with_capacity(512);
         serde_json::to_writer(&mut bytes, body).expect("serializable");
         Self(bytes.into(), PhantomData)
@@ -192,7 +192,6 @@ impl<T: Serialize> From<&T> for Rendered<T> {
     }
 }
 
-/// What was rendered before.
 impl<T> From<Bytes> for Rendered<T> {
     fn from(bytes: Bytes) -> Self {
         Self(bytes, PhantomData)

@@ -1,5 +1,5 @@
-//! Lists, newest first and a page at a time. A page goes on below the last id of the one before (keyset
-//! pagination): what is added meanwhile moves nothing, and the last page costs what the first one does.
+//! Lists, newest first and a page at a time. A page starts below the last id of the one before (keyset
+//! pagination): rows added meanwhile shift nothing, and the last page costs no more than the first.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -21,7 +21,7 @@ use crate::{
     id::Id,
 };
 
-/// How many entries a page has at most: 1 to 100, and 30 where nobody says it.
+/// How many entries a page has at most: 1 to 100, 30 by default.
 #[derive(Clone, Copy)]
 pub struct Limit(u64);
 
@@ -60,11 +60,11 @@ impl InPath for Id {
     const NAME: &str = "id";
 }
 
-/// Which page of a list is asked for.
+/// The page of a list that is asked for.
 pub struct Page {
     limit: u64,
     before: Option<Id>,
-    /// What else the next page is asked for by: `q=…&`.
+    /// Other parameters for the next page's link: `q=…&`.
     kept: String,
 }
 
@@ -77,13 +77,13 @@ impl Page {
         }
     }
 
-    /// The same page of what another parameter selects.
+    /// Keeps another parameter in the link to the next page.
     pub fn keeping(self, name: &str, value: impl Display) -> Self {
         let value = value.to_string();
         Self { kept: format!("{name}={}&", utf8_percent_encode(&value, NON_ALPHANUMERIC)), ..self }
     }
 
-    /// How many rows at most are looked for: one more than are shown.
+    /// How many rows to fetch: one more than are shown, to see whether there is a next page.
     pub fn rows(&self) -> u64 {
         self.limit + 1
     }
@@ -107,7 +107,7 @@ impl Page {
         }
     }
 
-    /// The answer that `rows`, found by this page, make, each of them known by its `key`.
+    /// The answer with these `rows`, fetched for this page; `key` gives a row's id.
     pub fn answer<T: Type + Serialize + ToJSON>(
         self,
         mut rows: Vec<T>,

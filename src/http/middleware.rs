@@ -1,5 +1,5 @@
-//! What is done for every request: its id, its time limit, its line in the log, its figures, and the
-//! form of its errors.
+//! What is done for every request: its id, its time limit, its log line, its metrics, and the form of
+//! its errors.
 
 use std::{
     net::IpAddr,
@@ -47,7 +47,7 @@ pub struct Middleware {
 }
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The label of requests to paths that are none of ours.
+/// The route label of requests to paths that we do not have.
 const UNMATCHED: &str = "unmatched";
 
 impl Middleware {
@@ -77,7 +77,7 @@ impl Middleware {
 impl Endpoint for Middleware {
     type Output = Response;
 
-    /// Never an error: each has become a response.
+    /// Never an error: each becomes a response.
     async fn call(&self, request: Request) -> Result<Response> {
         let request_id = match request.headers().get(&X_REQUEST_ID).map(HeaderValue::to_str) {
             Some(Ok(id)) if is_sane(id) => id.to_owned(),
@@ -85,7 +85,7 @@ impl Endpoint for Middleware {
         };
         let span = ServerSpan::begin(&request);
         let trace = span.as_ref().map(ServerSpan::context);
-        // Pinned where it is made: it is large, and would be moved from hand to hand.
+        // Pinned here: it is large, and would otherwise be moved several times.
         let work = pin!(self.serve(request, request_id.clone(), span));
         Ok(request::serving(request_id, trace, work).await)
     }
@@ -108,7 +108,7 @@ impl Middleware {
             path: uri.path(),
             route: route.map_or(UNMATCHED, |route| &route.template),
             client: client::address(&request, &self.trusted_proxies),
-            // Dropped before it has an answer: the client has gone away (nginx's code for it).
+            // If dropped before there is an answer: the client has gone away (nginx's code for it).
             status: StatusCode::from_u16(499).expect("a number of three digits"),
         };
         self.metrics.requests_in_flight.inc();
@@ -140,8 +140,7 @@ impl Middleware {
         response
     }
 
-    /// What the API makes of the request, if it is no `preflight`, and whether the request was read to its
-    /// end.
+    /// The API's answer, or the `preflight`'s, and whether the request was read to its end.
     async fn answer(
         &self,
         mut request: Request,
@@ -185,7 +184,7 @@ impl Middleware {
             return (Ok(response), true);
         }
         if request.method() == Method::HEAD {
-            // For GET alone (RFC 9110, section 14.2).
+            // Defined for GET only (RFC 9110, section 14.2).
             request.headers_mut().remove(header::RANGE);
         }
         let endpoint = route.ok_or_else(|| NotFoundError.into());
@@ -208,13 +207,13 @@ impl Middleware {
     }
 }
 
-/// An id that can stand in a header and in a log: up to 128 letters, digits and `-_.:/+=@`.
+/// Safe for a header and for the log: up to 128 letters, digits and `-_.:/+=@`.
 fn is_sane(request_id: &str) -> bool {
     (1..=128).contains(&request_id.len())
         && request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b))
 }
 
-/// Writes, when dropped, a request into the figures, the log and its trace.
+/// When dropped, records a request in the metrics, the log and its trace.
 struct Record<'a> {
     metrics: &'a Metrics,
     span: Option<ServerSpan>,
@@ -229,7 +228,7 @@ struct Record<'a> {
 impl Drop for Record<'_> {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
-        // A client can make up methods; the figures know those of RFC 9110 and PATCH.
+        // A client can make up methods; the metrics know those of RFC 9110 and PATCH.
         let method = match self.method {
             Method::GET
             | Method::HEAD

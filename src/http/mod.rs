@@ -1,5 +1,5 @@
-//! What serves any API over HTTP: the listener, what every request gets, and the forms of bodies,
-//! errors and documentation.
+//! What serves any API over HTTP: the listener, the middleware, and the forms of bodies, errors and
+//! documentation.
 
 pub mod authorization;
 pub mod blob;

@@ -1,4 +1,4 @@
-//! What operations declare: how they answer when they succeed, and how when they do not.
+//! What operations declare: their answers on success and on failure.
 
 use std::marker::PhantomData;
 
@@ -62,7 +62,7 @@ pub const INTERNAL: Status =
 pub const UNAVAILABLE: Status =
     (StatusCode::SERVICE_UNAVAILABLE, "The database is not available, or a time limit has passed.");
 
-/// A [`Problem`] with the statuses that one kind of operation can answer with, for the document.
+/// A [`Problem`], with the statuses that a kind of operation can fail with, for the document.
 pub struct Failure<K>(Problem, PhantomData<K>);
 
 /// A kind of operation: its failures by status, with what each means.

@@ -1,4 +1,4 @@
-//! Parameters of operations: in the path, in the query, and in the head.
+//! Parameters of operations: in the path, the query and the headers.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -11,7 +11,7 @@ use poem_openapi::{
 
 use crate::http::problem::{Invalid, Problem};
 
-/// What can stand in a path, where it is the only parameter of its kind.
+/// A type for parameters in the path, where it can occur only once.
 pub trait InPath: InQuery {
     const NAME: &str;
 }
@@ -39,7 +39,7 @@ impl<'a, T: InPath> ApiExtractor<'a> for Path<T> {
         _: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        // By poem-openapi: `param0`, `param1` and so on. Names and parameters take turns in a path.
+        // poem-openapi calls them `param0`, `param1` and so on. Names and parameters alternate in a path.
         let number: usize = options.name["param".len()..].parse().expect("its number");
         let segment = request.uri().path().split('/').nth(2 * number + 2).expect("of the route");
         let value = percent_decode_str(segment).decode_utf8_lossy();
@@ -51,7 +51,7 @@ impl<'a, T: InPath> ApiExtractor<'a> for Path<T> {
     }
 }
 
-/// What can stand in a query. What is wrong with a text, its [`FromStr`] says as what to give instead.
+/// A type for parameters in the query. The error of its [`FromStr`] says what to give instead.
 pub trait InQuery: FromStr<Err: Display> {
     fn schema() -> MetaSchemaRef;
 }
@@ -130,9 +130,9 @@ impl<'a, T: InQuery + Send> ApiExtractor<'a> for Required<T> {
     }
 }
 
-/// What is read from the head of a request, and stands in the document by the name of its header.
+/// A type that is read from a request's headers; the document has it under its header's name.
 pub trait InHead: Sized {
-    /// Whether the document says that it has to be there.
+    /// Whether the document says that it is required.
     const IS_REQUIRED: bool = false;
 
     fn read(headers: &HeaderMap) -> Result<Self, Problem>;
@@ -142,7 +142,7 @@ pub trait InHead: Sized {
     }
 }
 
-/// A header that an operation looks at.
+/// A header that an operation reads.
 pub struct Header<T>(pub T);
 
 impl<'a, T: InHead> ApiExtractor<'a> for Header<T> {

@@ -37,7 +37,7 @@ pub struct Problem {
     #[oai(skip)]
     #[serde(skip)]
     header: Option<Box<(&'static str, Cow<'static, str>)>>,
-    /// For the figures: why a caller is refused.
+    /// For the metrics: why a caller was refused.
     #[oai(skip)]
     #[serde(skip)]
     pub refusal: Option<Refusal>,
@@ -76,14 +76,14 @@ impl Problem {
         self
     }
 
-    /// A 422 with everything that is wrong.
+    /// A 422 that lists everything that is wrong.
     pub fn invalid(errors: Vec<Invalid>) -> Self {
         let detail = errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>().join("; ");
         Self { errors: Some(errors), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// A 503. A client is told to try again only if that cannot write twice: the answer to an insert may
-    /// be lost, but not the insert.
+    /// A 503. A client is told to retry only if that cannot write twice: the answer to an insert may be
+    /// lost, but not the insert.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         match request::may_be_repeated() {
             true => Self::retry_later(detail),
@@ -91,7 +91,7 @@ impl Problem {
         }
     }
 
-    /// A 503 to a request that may be sent again, whatever has reached the database.
+    /// A 503 to a request that may be retried, whatever has reached the database.
     pub fn retry_later(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header("retry-after", "1")
     }
@@ -105,7 +105,7 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_header(name, value)
     }
 
-    /// Whether it is for what somebody else has changed meanwhile.
+    /// Whether somebody else has changed the resource meanwhile.
     pub fn is_conflict(&self) -> bool {
         self.status == StatusCode::PRECONDITION_FAILED
     }
@@ -121,7 +121,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// From what poem, or a handler of ours, made of the request.
+    /// From an error of poem's, or of a handler.
     pub fn from_error(error: &poem::Error) -> Self {
         if let Some(problem) = error.downcast_ref::<Self>() {
             return problem.clone();
@@ -139,7 +139,7 @@ impl Problem {
         Self::internal()
     }
 
-    /// A 500. The cause is for the log alone.
+    /// A 500. The cause goes to the log only.
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,

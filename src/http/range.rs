@@ -1,4 +1,4 @@
-//! Ranges of bytes (RFC 9110, section 14), read by the database without the rest.
+//! Byte ranges (RFC 9110, section 14). The database reads only the bytes of the range.
 
 use std::ops;
 
@@ -7,32 +7,32 @@ use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, Func};
 
 use crate::http::{conditional::IfNoneMatch, parameter::InHead, problem::Problem};
 
-/// The header `Range`, if it asks for one range of bytes. Several may be answered with the whole, and what
-/// is not valid is none (section 14.2). `headers::Range` drops a suffix that is longer than the whole, and
-/// takes a last byte that comes before the first.
+/// The header `Range`, if it asks for one range of bytes. Several ranges may be answered with the whole, and
+/// an invalid header is ignored (section 14.2). `headers::Range` drops a suffix that is longer than the
+/// whole, and accepts a last byte that comes before the first.
 #[derive(Clone, Copy)]
 pub struct Range(Option<Bounds>);
 
 #[derive(Clone, Copy)]
 enum Bounds {
-    /// From the first byte to the last one, both included.
+    /// From the first byte to the last, inclusive.
     Between(u64, u64),
-    /// So many bytes at the end.
+    /// This many bytes at the end.
     Last(u64),
 }
 
-/// The header `If-Range`: the hash in the tag of the bytes that the range is of. What is no such tag is the
-/// hash of nothing.
+/// The header `If-Range`: the hash in the entity tag of the bytes that the range is of. Anything else is an
+/// empty hash, which matches nothing.
 pub struct IfRange(Option<String>);
 
-/// What is asked for of something that has bytes.
+/// What a request asks for of a file.
 pub struct Asked {
     range: Range,
     if_range: IfRange,
     pub known: IfNoneMatch,
 }
 
-/// More than PostgreSQL's bytea and SQLite's blobs can have, and twice it is still an `integer`.
+/// At least what PostgreSQL's bytea and SQLite's blobs can hold, and twice it still fits an `integer`.
 const LARGEST: u64 = (1 << 30) - 1;
 
 impl InHead for Range {
@@ -79,7 +79,7 @@ impl Asked {
         Self { range, if_range, known: IfNoneMatch::of_read(headers) }
     }
 
-    /// What is asked for of the column `bytes`, whose hash is the column `sha256`.
+    /// Selects what was asked for from the column `bytes`, whose hash is the column `sha256`.
     pub fn select(&self) -> Expr {
         let Some(bounds) = self.range.0 else { return Expr::col("bytes") };
         let part = bounds.select();
@@ -88,8 +88,8 @@ impl Asked {
         CaseStatement::new().case(is_same, part).finally(Expr::col("bytes")).into()
     }
 
-    /// Which part of `size` bytes with this hash was selected so: `None` is the whole, an error that there is
-    /// no such part.
+    /// Which part of `size` bytes with this hash `select` has read; `None` is the whole. An error means that
+    /// the range cannot be satisfied.
     pub fn of(&self, sha256: &str, size: u64) -> Result<Option<ops::Range<u64>>, Problem> {
         let differs = self.if_range.0.as_ref().is_some_and(|known| known != sha256);
         match self.range.0.filter(|_| !differs) {
@@ -108,7 +108,7 @@ impl Bounds {
                 let length = at_most((last - first).saturating_add(1));
                 substr().arg(at_most(first) + 1).arg(length).into()
             }
-            // What begins before the first byte, each database takes for something else.
+            // The databases disagree on a start before the first byte.
             Self::Last(length) => {
                 let size = || Expr::cust("length(bytes)");
                 let part = substr().arg(size().sub(at_most(length)).add(1));

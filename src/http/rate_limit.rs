@@ -1,4 +1,4 @@
-//! How often anybody may call.
+//! How often a client may call.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -21,33 +21,33 @@ pub struct RateLimit {
     refusals: IntCounterVec,
 }
 
-/// Whose a bucket is.
+/// The owner of a bucket.
 #[derive(Hash)]
 enum Whose<'a> {
     V4(Ipv4Addr),
-    /// The first 64 bits, which are the least that a client is given, and are all its own.
+    /// The first 64 bits: a client is assigned at least a whole /64.
     V6(u64),
     Subject(&'a str),
 }
 
-/// What one request takes from the buckets: nothing, without a limit.
+/// What a request takes from the buckets; nothing if there is no limit.
 #[derive(Clone, Copy)]
 pub struct Toll<'a> {
     pub limit: Option<&'a RateLimit>,
     pub client: Option<IpAddr>,
-    /// When the request came.
+    /// When the request arrived.
     pub at: Instant,
 }
 
 impl RateLimit {
-    /// By `RATE_LIMIT_PER_SECOND`; without it there is none.
+    /// `None` without `RATE_LIMIT_PER_SECOND`.
     pub fn new(config: &Config, metrics: &Metrics) -> Option<Self> {
         let per_second = config.rate_limit_per_second.0?.0;
         let burst = config.rate_limit_burst.0.map(u32::from);
         let help = "Requests that were refused for their number, by whose bucket was empty";
         let refusals = IntCounterVec::new(Opts::new("rate_limited_total", help), &["by"]);
         let refusals = refusals.expect("valid names");
-        // Both are there from the start.
+        // So that both series exist from the start.
         let _ = [ADDRESS, SUBJECT].map(|by| refusals.with_label_values(&[by]));
         metrics.include(refusals.clone());
         Some(Self { buckets: Buckets::new(per_second, burst), per_second, refusals })
@@ -69,14 +69,14 @@ const ADDRESS: &str = "address";
 const SUBJECT: &str = "subject";
 
 impl Toll<'_> {
-    /// Of a client who has not shown who it is.
+    /// For a client that has not authenticated.
     pub fn of_address(self) -> Result<(), Problem> {
         let (Some(limit), Some(client)) = (self.limit, self.client) else { return Ok(()) };
         let taken = limit.buckets.take(Whose::address(client), self.at);
         taken.map_err(|wait| limit.refuse(ADDRESS, "your address", wait))
     }
 
-    /// For the client has shown who it is.
+    /// Once the client has authenticated.
     pub fn give_back(self) {
         if let (Some(limit), Some(client)) = (self.limit, self.client) {
             limit.buckets.give_back(Whose::address(client));

@@ -1,6 +1,6 @@
-//! The paths of the API, which of them a request is about, and what answers there.
+//! The paths of the API, which of them a request is for, and the endpoints there.
 //!
-//! poem's own router would look for the way once more, and note for each request what nobody asks for.
+//! poem's own router would match the path a second time, and record data that nobody reads.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,11 +22,11 @@ pub struct Route {
     literal: usize,
     /// Its methods, as the header `Allow` lists them.
     pub allow: HeaderValue,
-    /// The headers that its operations look at, as a preflight's answer lists them.
+    /// The headers that its operations read, as a preflight's answer lists them.
     pub request_headers: HeaderValue,
-    /// Whether it is there for everybody, whatever the API asks of its callers.
+    /// Whether it needs no token, whatever the rest of the API requires.
     pub is_open: bool,
-    /// Whether it may be asked for however often.
+    /// Whether the rate limit does not apply to it.
     pub is_unlimited: bool,
     endpoints: Endpoints,
 }
@@ -47,7 +47,7 @@ impl Route {
         }
     }
 
-    /// A path that everybody may read, and that is only read.
+    /// A read-only path that is open to everybody.
     pub fn page(template: &str, page: impl Endpoint<Output = Response> + 'static) -> Self {
         Self {
             endpoints: vec![(Method::GET, page.boxed())],
@@ -55,7 +55,7 @@ impl Route {
         }
     }
 
-    /// Each path of an OpenAPI document, and what of its `resources` is there.
+    /// Each path of an OpenAPI document, with the endpoints that `resources` have there.
     pub fn of_document(document: &str, resources: impl OpenApi, terms: &Terms) -> Vec<Self> {
         let mut endpoints = HashMap::new();
         resources.add_routes(&mut endpoints);
@@ -97,7 +97,7 @@ impl Route {
         Self { is_open, ..Self::new(path, &methods, &headers.join(", ")) }
     }
 
-    /// Has requests that write find `data` among their extensions.
+    /// Adds `data` to the extensions of requests that write.
     pub fn with_data<T: Clone + Send + Sync + 'static>(mut self, data: T) -> Self {
         let writes = self.endpoints.into_iter().map(|(method, endpoint)| match method.is_safe() {
             true => (method, endpoint),
@@ -107,7 +107,7 @@ impl Route {
         self
     }
 
-    /// What answers to a method; to HEAD what answers to GET, and hyper leaves the body away.
+    /// The endpoint for a method. HEAD takes GET's, and hyper drops the body.
     pub fn endpoint(&self, method: &Method) -> Result<&BoxEndpoint<'static>> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let endpoint = self.endpoints.iter().find(|(known, _)| known == method);
@@ -125,7 +125,7 @@ impl Route {
     }
 }
 
-/// A path as poem-openapi's table of endpoints has it: `/users/:param0`.
+/// A path as poem-openapi writes it: `/users/:param0`.
 fn poems(template: &str) -> String {
     let mut parameters = 0;
     let segments = template.split('/').enumerate().map(|(position, segment)| {
@@ -146,12 +146,12 @@ impl Routes {
         self.0.iter().find(|route| route.matches(path))
     }
 
-    /// The route that `/users/` leads to, which is `/users`.
+    /// The route that `/users/` redirects to, which is `/users`.
     pub fn find_without_slash(&self, path: &str) -> Option<&Route> {
         self.find(path.strip_suffix('/')?)
     }
 
-    /// The way from `/users/` to `/users`, as the predecessor shows it.
+    /// The redirect from `/users/` to `/users`, as the predecessor has it.
     pub fn without_slash(&self, path: &str) -> Option<Response> {
         self.find_without_slash(path)?;
         let name = path.strip_suffix('/')?.rsplit('/').next()?;

@@ -1,8 +1,8 @@
 //! The listener: HTTP/1.1 connections, with limits on their number and on how slow they may be. HTTP/2
-//! is turned away: many requests on one connection would need limits of their own.
+//! is refused: concurrent requests on one connection would need limits of their own.
 //!
-//! poem's own server sets no TCP_NODELAY, has no cap on connections, spins when file descriptors run
-//! out, and lets a client that sends a byte now and then stay for ever.
+//! poem's own server does not set TCP_NODELAY, has no cap on connections, spins when file descriptors
+//! run out, and lets a client that sends a byte now and then stay forever.
 
 use std::{
     io,
@@ -41,13 +41,13 @@ use crate::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that the kernel holds until they are accepted (capped by net.core.somaxconn).
 const BACKLOG: u32 = 4096;
-/// Most bytes of a request's line and headers; beyond, hyper answers 431.
+/// The most bytes of a request's line and headers; beyond that, hyper answers 431.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection without a request stays open when the service stops: a client that has just
 /// sent one is answered, and told that it was the last (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// What HTTP/2 has for it (RFC 9113, sections 6.5, 6.8 and 7): empty SETTINGS, and a GOAWAY.
+/// How to say it in HTTP/2 (RFC 9113, sections 6.5, 6.8 and 7): empty SETTINGS, and a GOAWAY.
 const HTTP_1_1_REQUIRED: &[u8] =
     b"\0\0\0\x04\0\0\0\0\0\0\0\x15\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dHTTP/1.1 only";
 
@@ -63,7 +63,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         },
     };
     if address.is_ipv6() {
-        // Whatever net.ipv6.bindv6only says.
+        // Whatever net.ipv6.bindv6only is set to.
         SockRef::from(&socket).set_only_v6(false)?;
     }
     socket.set_reuseaddr(true)?;
@@ -71,8 +71,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop` is done, then sends each client away with its next answer, and gives those that
-/// are being served the rest of the grace to take theirs.
+/// Serves until `stop` completes. Then each client's next answer closes its connection, and requests in
+/// progress have the rest of the grace period to finish.
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: E,
@@ -99,7 +99,7 @@ pub async fn serve<E>(
     let (stopped, grace) = (Instant::now(), config.shutdown_grace_seconds.0);
     let linger = LINGER.max(grace / 10 + LINGER / 4).min(grace / 2);
     limits.end.set(stopped + linger).expect("set once");
-    // Still accepting: whoever balances the load has to see first that we are no longer ready.
+    // Still accepting: load balancers first have to notice that we are no longer ready.
     timeout(grace / 10, &mut accepting).await.ok();
     drop(accepting);
     let all_ended = || slots.acquire_many(most);
@@ -116,7 +116,7 @@ pub async fn serve<E>(
 struct Context<E> {
     endpoint: E,
     limits: Arc<Limits>,
-    /// Changes when those that are not being served are to end.
+    /// Changes when connections without a request in progress are to be closed.
     ending: watch::Receiver<()>,
 }
 
@@ -176,7 +176,7 @@ where
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
             if version == Version::HTTP_10 && response.headers().contains_key(header::CONNECTION) {
-                // Else hyper adds that it keeps the connection.
+                // Otherwise hyper adds `keep-alive`.
                 response.set_version(version);
             }
             turns.fetch_add(1, Ordering::Relaxed);
@@ -203,7 +203,7 @@ where
     ended
 }
 
-/// Whether a request names one host, as RFC 9112 (section 3.2) demands; hyper does not look.
+/// Whether a request has exactly one Host, as RFC 9112 (section 3.2) requires; hyper does not check.
 fn has_host(request: &hyper::Request<Incoming>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {

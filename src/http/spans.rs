@@ -1,5 +1,4 @@
-//! The span of a request, as a trace has it: W3C's Trace Context, and OpenTelemetry's semantic conventions
-//! for HTTP servers.
+//! The span of a request, by W3C's Trace Context and OpenTelemetry's semantic conventions for HTTP servers.
 
 use std::net::IpAddr;
 
@@ -18,16 +17,16 @@ use poem::{
 
 use crate::telemetry::traces::tracer;
 
-/// Longest text from a client in a span: a full queue of them is to stay small. W3C's for `tracestate`.
+/// The longest text from a client in a span, so that a full queue stays small; W3C's limit for `tracestate`.
 const MOST: usize = 512;
-/// What machines ask every few seconds is traced only if they trace it themselves.
+/// Polled every few seconds, so traced only if the caller traces it.
 const PROBES: [&str; 4] = ["/livez", "/readyz", "/healthz", "/metrics"];
 
 /// The span of a request that is traced. It ends when it is dropped.
 pub struct ServerSpan(Box<Span>);
 
 impl ServerSpan {
-    /// `None` if traces are off, or this request is not among those that are traced.
+    /// `None` if traces are off, or this request is not sampled.
     pub fn begin(request: &Request) -> Option<Self> {
         let tracer = tracer()?;
         let headers = request.headers();
@@ -61,12 +60,12 @@ impl ServerSpan {
         Some(Self(Box::new(span)))
     }
 
-    /// For those who make spans below this one.
+    /// For child spans.
     pub fn context(&self) -> Context {
         Context::new().with_remote_span_context(self.0.span_context().clone())
     }
 
-    /// Says how the request went, and ends.
+    /// Records how the request went, and ends the span.
     pub fn end(
         mut self,
         method: &str,
@@ -100,7 +99,7 @@ impl ServerSpan {
     }
 }
 
-/// The caller's span, by the letter of W3C's Trace Context: what is malformed is as if it were not there.
+/// The caller's span, strictly by W3C's Trace Context: a malformed one is ignored.
 fn parent(headers: &HeaderMap) -> Option<SpanContext> {
     let mut lines = headers.get_all("traceparent").iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
@@ -111,7 +110,7 @@ fn parent(headers: &HeaderMap) -> Option<SpanContext> {
         fields.next().filter(|text| text.len() == length).filter(is_hex)
     };
     let (version, trace, span, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-    // A later version may have more behind it.
+    // A later version may append more fields.
     if version == "ff" || !rest.is_empty() && (version == "00" || !rest.starts_with('-')) {
         return None;
     }
@@ -120,7 +119,7 @@ fn parent(headers: &HeaderMap) -> Option<SpanContext> {
     Some(SpanContext::new(trace, span, flags, true, state(headers))).filter(SpanContext::is_valid)
 }
 
-/// The caller's `tracestate`, of which a malformed one is none.
+/// The caller's `tracestate`; a malformed one is ignored.
 fn state(headers: &HeaderMap) -> TraceState {
     let lines = headers.get_all("tracestate").iter().map(|line| line.to_str());
     let Ok(lines) = lines.collect::<Result<Vec<_>, _>>() else { return TraceState::NONE };

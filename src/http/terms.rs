@@ -1,4 +1,4 @@
-//! What the document says of what is asked of callers: tokens, and patience.
+//! What the document says about the demands on callers: tokens and the rate limit.
 
 use poem::http::StatusCode;
 use poem_openapi::types::ToJSON;
@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Clone, Default)]
 pub struct Terms {
-    /// The paths that are there for everybody, and however often.
+    /// The paths that need no token and have no rate limit.
     pub open: Vec<String>,
     pub security: Option<Security>,
     pub rate_limit: bool,
@@ -39,7 +39,7 @@ impl Terms {
         self.open.iter().any(|open| open == path)
     }
 
-    /// Adds the scheme, and to each operation that is not open how it is used and what comes of it.
+    /// Adds the security scheme, and to each operation that is not open its requirements and refusals.
     pub fn add_to(&self, document: &mut Value) {
         if let Some(Security { issuer, .. }) = &self.security {
             let description = format!("An access token (RFC 9068) from {issuer}.");
@@ -77,7 +77,7 @@ impl Terms {
         }
         let Some(responses) = operation["responses"].as_mapping_mut() else { return };
         for (status, description, headers) in more {
-            // What the operation itself says of it comes first.
+            // The operation's own description comes first.
             let own = responses.get(status.as_str()).and_then(|own| own["description"].as_str());
             let description = match own {
                 Some(own) => format!("{own} {description}"),
@@ -121,7 +121,6 @@ fn response(status: StatusCode, description: &str, headers: serde_json::Value) -
     }))
 }
 
-/// What is written as JSON, for a document.
 pub fn yaml(json: serde_json::Value) -> Value {
     serde_yaml::to_value(json).expect("JSON is YAML")
 }

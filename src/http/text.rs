@@ -10,8 +10,8 @@ use sea_orm::{ColIdx, QueryResult, TryGetError, TryGetable};
 use serde::Serialize;
 use serde_json::Value;
 
-/// A text of 1 to `MAX` characters that holds no NUL, which PostgreSQL cannot store, and is not blank,
-/// unless it `MAY_BE_BLANK`.
+/// A text of 1 to `MAX` characters without NUL, which PostgreSQL cannot store. It is not blank unless it
+/// `MAY_BE_BLANK`.
 #[derive(Clone, Serialize)]
 pub struct Text<const MAX: usize, const MAY_BE_BLANK: bool = false>(pub String);
 
@@ -25,7 +25,7 @@ impl<const MAX: usize, const MAY_BE_BLANK: bool> Text<MAX, MAY_BE_BLANK> {
         format!("give a text of 1 to {MAX} characters")
     }
 
-    /// Or what is wrong with it, for behind its name.
+    /// The error says what is wrong, to follow the field's name.
     pub fn new(text: String) -> Result<Self, String> {
         let length = text.chars().count();
         if length > MAX {
@@ -81,7 +81,7 @@ impl<const MAX: usize, const MAY_BE_BLANK: bool> ToJSON for Text<MAX, MAY_BE_BLA
     }
 }
 
-/// `null`, or what it is about. To leave it out would be a mistake.
+/// A value or `null`; unlike an optional field, it must not be missing.
 #[derive(Default, Serialize)]
 pub struct OrNull<T>(pub Option<T>);
 

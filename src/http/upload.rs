@@ -1,5 +1,4 @@
-//! Bodies that are files, as they are: what they are is told by their first bytes, and nothing of them is
-//! ever decoded.
+//! Bodies that are files. Their media type is recognized by their first bytes; they are never decoded.
 
 use hyper::body::Bytes;
 use poem::{
@@ -14,9 +13,9 @@ use poem_openapi::{
 
 use crate::http::problem::{Invalid, Problem};
 
-/// The kinds of images that are known by their first bytes.
+/// The image types that are recognized by their first bytes.
 pub const IMAGES: [&str; 4] = ["image/gif", "image/jpeg", "image/png", "image/webp"];
-/// The media type of all else.
+/// The media type of everything else.
 pub const ANY: &str = "application/octet-stream";
 
 const SEND_IMAGE: &(&str, &str) = &("accept", "image/gif, image/jpeg, image/png, image/webp");
@@ -33,7 +32,7 @@ fn image(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A body that is an image of at most `MAX` bytes, and no other than it is said to be.
+/// A body that is an image of at most `MAX` bytes, and of the type that it is declared as.
 pub struct Image<const MAX: usize> {
     pub bytes: Bytes,
     pub media_type: &'static str,
@@ -58,13 +57,12 @@ pub fn refuse_coded(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::unsupported(detail, &("accept-encoding", "identity")))
 }
 
-/// What the body is said to be, without parameters and in lower case.
+/// The declared media type, without parameters and in lower case.
 fn declared(request: &Request) -> Option<String> {
     let media_type = request.content_type()?.split(';').next()?.trim().to_ascii_lowercase();
     (!media_type.is_empty()).then_some(media_type)
 }
 
-/// A 422.
 fn empty(wanted: &str) -> Problem {
     let detail = format!("the body is empty: send {wanted}");
     Problem::invalid(vec![Invalid { pointer: "#".into(), detail }])
@@ -143,7 +141,7 @@ impl<'a> ApiExtractor<'a> for File {
     }
 }
 
-/// For the document: bytes of each of these media types, as they are sent.
+/// For the document: request bodies of these media types.
 fn sent(media_types: &[&'static str], max_length: Option<usize>) -> Vec<MetaMediaType> {
     let mut content = binary(media_types);
     for MetaMediaType { schema, .. } in &mut content {
@@ -153,7 +151,7 @@ fn sent(media_types: &[&'static str], max_length: Option<usize>) -> Vec<MetaMedi
     content
 }
 
-/// For the document: bytes of each of these media types.
+/// For the document: bytes of these media types.
 pub fn binary(media_types: &[&'static str]) -> Vec<MetaMediaType> {
     let schema = || <Binary<Bytes> as Payload>::schema_ref();
     media_types

@@ -1,4 +1,4 @@
-//! Tokens that were verified: a signature costs more than all else of a request.
+//! Remembers verified tokens: a signature costs more than everything else in a request.
 
 use std::{
     collections::HashMap,
@@ -8,20 +8,20 @@ use std::{
 
 use crate::identity::token::Caller;
 
-/// Most bytes of tokens of each age: 8,192 of a usual length.
+/// The most bytes of tokens of each age: 8,192 tokens of a typical length.
 const CAPACITY: usize = 8 << 20;
-/// What each takes beside its bytes, at most.
+/// What each token takes besides its bytes, at most.
 const OVERHEAD: usize = 256;
 
-/// By the whole token. The young ones that fill their place become the old ones, and those that nobody has
-/// sent meanwhile are forgotten.
+/// Keyed by the whole token. When the young tokens reach their capacity, they become the old ones, and old
+/// ones that nobody has sent meanwhile are forgotten.
 #[derive(Default)]
 pub struct Cache(Mutex<Ages>);
 
 #[derive(Default)]
 struct Ages {
     young: HashMap<Box<str>, Entry>,
-    /// Bytes that the young ones take.
+    /// The bytes that the young ones take.
     taken: usize,
     old: HashMap<Box<str>, Entry>,
 }
@@ -29,12 +29,12 @@ struct Ages {
 #[derive(Clone)]
 struct Entry {
     caller: Arc<Caller>,
-    /// The generation of the keys that it was verified by.
+    /// The generation of the keys that it was verified with.
     generation: u64,
 }
 
 impl Cache {
-    /// Whom a token speaks for that was verified by the keys of this generation and is valid `now`.
+    /// The caller of a token that was verified with the keys of this generation and is still valid `now`.
     pub fn find(&self, token: &str, generation: u64, now: u64) -> Option<Arc<Caller>> {
         let mut ages = self.0.lock().expect("no panic");
         let is_valid = |entry: &Entry| entry.generation == generation && now <= entry.caller.until;

@@ -1,6 +1,6 @@
-//! jsonwebtoken's cryptography, on ring, which TLS has brought already: of the two that it could bring
-//! itself, one is a second library of that size, and the other has RUSTSEC-2023-0071. Nothing is signed
-//! here, and of the algorithms there are those that keys.rs admits.
+//! jsonwebtoken's cryptography, on ring, which TLS needs anyway: of jsonwebtoken's own two backends, one is a
+//! second library of that size, and the other has RUSTSEC-2023-0071. Nothing is signed here, and only the
+//! algorithms that keys.rs admits are supported.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
@@ -13,7 +13,7 @@ use ring::signature::{
     RsaPublicKeyComponents, UnparsedPublicKey,
 };
 
-/// Makes ring what jsonwebtoken verifies with. Without it, jsonwebtoken panics.
+/// Makes jsonwebtoken verify with ring. Without a provider, it panics.
 pub fn install() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),

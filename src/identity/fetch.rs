@@ -1,6 +1,6 @@
-//! Where the issuer's keys come from: its discovery document and the JWK Set that this names (OpenID
-//! Connect Discovery 1.0, section 4), by https, or by http on this machine. Nothing else is ever called:
-//! no redirect is followed, and no proxy is asked.
+//! Fetches the issuer's keys: its discovery document, and the JWK Set that it names (OpenID Connect
+//! Discovery 1.0, section 4), over https, or over http on this machine. Nothing else is ever called: no
+//! redirect is followed, and no proxy is used.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio::net::lookup_host;
 
 use crate::https;
 
-/// Most bytes of a discovery document or a JWK Set.
+/// The most bytes of a discovery document or a JWK Set.
 pub const MAX_BYTES: usize = 1 << 20;
-/// Longest time for each of them, and for both together.
+/// The time limit for each of them, and for both together.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Client(https::Client);
@@ -72,12 +72,11 @@ impl Client {
     }
 }
 
-/// Where the discovery document of an issuer is.
 fn discovery_url(issuer: &str) -> String {
     format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
 }
 
-/// Whether an issuer may be called.
+/// Checks that an issuer may be called.
 pub fn check(issuer: &str) -> Result<(), String> {
     if issuer.contains(['?', '#']) {
         return Err("an issuer has neither a query nor a fragment".into());
@@ -86,7 +85,7 @@ pub fn check(issuer: &str) -> Result<(), String> {
     parse(&discovery_url(issuer)).map(drop)
 }
 
-/// An absolute URL that may be called.
+/// Parses an absolute URL, and checks that it may be called.
 fn parse(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url:?} is no URL: {error}"))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -105,12 +104,12 @@ fn parse(url: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
-/// Without the brackets of an IPv6 address.
+/// The host, without the brackets of an IPv6 address.
 fn host(uri: &Uri) -> &str {
     uri.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
-/// Whether a name that stands for this machine is one of it.
+/// Checks that a name such as `localhost` does resolve to this machine.
 async fn check_is_here(uri: &Uri) -> Result<(), String> {
     let found = lookup_host((host(uri), 0)).await.map_err(|error| error.to_string())?;
     match found.map(|address| address.ip()).find(|&ip| !is_loopback(ip)) {

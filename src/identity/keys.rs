@@ -1,4 +1,4 @@
-//! The issuer's keys (RFC 7517), and which of them a token may be signed by.
+//! The issuer's keys (RFC 7517), and which of them may have signed a token.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind,
@@ -11,18 +11,18 @@ use crate::identity::refusal::Refusal;
 
 pub struct Key {
     id: Option<String>,
-    /// Those that its type and its own `alg` admit (RFC 8725, section 3.1).
+    /// The algorithms that its type and its own `alg` admit (RFC 8725, section 3.1).
     algorithms: Vec<Algorithm>,
     pub decoding: DecodingKey,
 }
 
-/// The keys that tokens can be verified by.
+/// The keys that tokens can be verified with.
 #[derive(Default)]
 pub struct Keys {
     keys: Vec<Key>,
-    /// What they were read from.
+    /// The JWK Set that they were read from.
     text: Vec<u8>,
-    /// Differs from that of other keys.
+    /// Changes whenever the keys do.
     pub generation: u64,
 }
 
@@ -33,8 +33,8 @@ struct JwkSet<'a> {
 }
 
 impl Keys {
-    /// From a JWK Set. Keys for another use, of a kind that is not known here or that are not valid are
-    /// passed over (RFC 7517, section 5).
+    /// From a JWK Set. Keys that are for another use, of an unknown type or not valid are ignored (RFC 7517,
+    /// section 5).
     pub fn read(&self, text: Vec<u8>) -> Result<Self, String> {
         let set: JwkSet<'_> = serde_json::from_slice(&text)
             .map_err(|error| format!("this is not a JWK Set (RFC 7517): {error}"))?;
@@ -50,8 +50,8 @@ impl Keys {
         self.keys.len()
     }
 
-    /// The key of this id; without an id, the only one that fits, for where there are several a token has
-    /// to name its own (OpenID Connect Core 1.0, section 10.1).
+    /// The key with this id; without an id, the only one that fits: if there are several, a token has to
+    /// name its key (OpenID Connect Core 1.0, section 10.1).
     pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, Refusal> {
         let is_named = |key: &&Key| id.is_none() || key.id.as_deref() == id;
         let mut named = self.keys.iter().filter(is_named).peekable();
@@ -92,7 +92,7 @@ impl Key {
         };
         algorithms.retain(|&own| common.key_algorithm.is_none_or(|a| a == KeyAlgorithm::from(own)));
         let has_size = match decoding.kind() {
-            // ring takes 2048 to 8192 bits.
+            // ring accepts 2048 to 8192 bits.
             DecodingKeyKind::RsaModulusExponent { n, .. } => (256..=1024).contains(&n.len()),
             DecodingKeyKind::SecretOrDer(point) => [32, 65].contains(&point.len()),
         };

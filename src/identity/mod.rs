@@ -1,5 +1,5 @@
-//! Whose a bearer token is: a resource server's part (RFC 6750, 9068, 8725). Who the service is
-//! called by is http/'s business, what the caller may do the wiki's.
+//! Verifies bearer tokens, as a resource server does (RFC 6750, 9068, 8725). Reading a token from the
+//! request is up to http/, and what its caller may do is up to wiki/.
 
 mod cache;
 mod crypto;

@@ -1,19 +1,19 @@
-//! Why a request is not served for what it shows, or does not show, of who sends it.
+//! Why a request is refused because of its token, or for want of one.
 
-/// A reason, which is a label in the figures, and what a person is told.
+/// The reason: a label in the metrics, and a text for people.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Refusal {
-    /// No token, where there has to be one.
+    /// No token where one is required.
     Missing,
-    /// Not one header of the form that RFC 6750 (section 2.1) has, or no token of a form that RFC 7519
-    /// has.
+    /// More than one header, or not in the form of RFC 6750 (section 2.1), or a token not in the form of
+    /// RFC 7519.
     Malformed,
     TooLong,
-    /// An algorithm that is not taken, or not the key's.
+    /// An algorithm that is not accepted, or not the key's.
     Algorithm,
     /// Not an access token (RFC 9068, section 2.1).
     Type,
-    /// A header that has to be understood, and is not (RFC 7515, section 4.1.11).
+    /// A critical header, of which none is supported (RFC 7515, section 4.1.11).
     Critical,
     UnknownKey,
     Signature,
@@ -22,9 +22,9 @@ pub enum Refusal {
     Expired,
     NotYetValid,
     Subject,
-    /// The issuer's keys cannot be had at the moment.
+    /// The issuer's keys are not available at the moment.
     NoKeys,
-    /// A scope that the token lacks.
+    /// The token lacks a scope.
     Scope,
     /// Somebody else's.
     NotOwn,

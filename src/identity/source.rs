@@ -1,5 +1,5 @@
-//! The issuer's keys over time: refreshed ahead, asked for anew when a token names one that is not known,
-//! and kept while they cannot be had.
+//! The issuer's keys over time: refreshed regularly, fetched again when a token names an unknown key, and
+//! kept while the issuer cannot be reached.
 
 use std::{
     fs::File,
@@ -25,14 +25,14 @@ use crate::identity::{
     refusal::Refusal,
 };
 
-/// How often the issuer is called when nothing calls for it, and how often the file is looked at.
+/// How often the issuer is called without a reason, and how often the file is read.
 const REFRESH: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(10);
-/// Pauses after an attempt that failed.
+/// The pauses after failed attempts.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
-/// Unknown keys are asked for five times at once and then every twelve seconds: ten times a minute at most,
-/// and never so rarely that a flood of them could hide a new one for longer.
+/// For unknown keys, the issuer is called up to five times at once, then every twelve seconds: at most ten
+/// times a minute, and a flood of unknown keys cannot hide a new one for longer than that.
 const BURST: u32 = 5;
 const SPACING: Duration = Duration::from_secs(12);
 
@@ -44,7 +44,7 @@ pub enum Origin {
 pub struct Source {
     origin: Origin,
     state: watch::Sender<State>,
-    /// That of the keys in `state`, for who needs no more of it.
+    /// The generation of the keys in `state`, readable without its lock.
     generation: AtomicU64,
     asked: Mutex<Asked>,
     wake: Notify,
@@ -52,19 +52,19 @@ pub struct Source {
 
 struct State {
     keys: Arc<Keys>,
-    /// When they were last confirmed; the start, if never.
+    /// When they were last confirmed; if never, the start.
     confirmed: Instant,
     /// Whether the last attempt failed.
     failed: bool,
-    /// How many attempts are over.
+    /// How many attempts have ended.
     over: u64,
 }
 
 struct Asked {
-    /// How many attempts have begun, and the number of the last that somebody was promised.
+    /// How many attempts have begun, and the number of the last one that somebody waits for.
     begun: u64,
     promised: u64,
-    /// When all that was asked for would be done, at the rate that is allowed (GCRA).
+    /// When everything asked for would be done at the allowed rate (GCRA).
     due: Instant,
 }
 
@@ -94,7 +94,7 @@ impl Source {
         self.state.borrow().confirmed.elapsed().as_secs_f64()
     }
 
-    /// Keeps the keys fresh, for ever.
+    /// Keeps the keys fresh; never returns.
     pub async fn keep(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -102,7 +102,7 @@ impl Source {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     match self.origin {
-                        // Replicas that start together do not call together for ever.
+                        // Jitter, so that replicas that start together spread out.
                         Origin::Issuer(..) => REFRESH.mul_f64(0.9 + 0.1 * fastrand::f64()),
                         Origin::File(_) => LOOK,
                     }
@@ -152,7 +152,7 @@ impl Source {
         result
     }
 
-    /// The keys, after a look for this one if they lack it.
+    /// The keys; if they lack this one, they are fetched again first.
     pub async fn keys_for(
         &self,
         id: Option<&str>,
@@ -173,7 +173,7 @@ impl Source {
         find(&state.expect("the sender is ours"))
     }
 
-    /// The number of an attempt that begins after this, or is under way if no more may begin.
+    /// The number of an attempt that begins from now on, or of the one in progress if no other may begin.
     fn ask(&self) -> Option<u64> {
         let over = self.state.borrow().over;
         let mut asked = self.asked();

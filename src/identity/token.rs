@@ -1,4 +1,4 @@
-//! Access tokens (RFC 9068): what one has to say, and what it says of the caller.
+//! Access tokens (RFC 9068): what one has to claim, and what it says about the caller.
 
 use std::sync::Arc;
 
@@ -10,38 +10,38 @@ use crate::{
     identity::{keys::Key, refusal::Refusal},
 };
 
-/// Longest token, in bytes.
+/// The longest token, in bytes.
 const MAX_BYTES: usize = 16 * 1024;
-/// How far the issuer's clock and ours may be apart, in seconds.
+/// How far the issuer's clock and ours may differ, in seconds.
 const LEEWAY: u64 = 60;
-/// Longest `sub`, in characters (OpenID Connect Core 1.0, section 2).
+/// The longest `sub`, in characters (OpenID Connect Core 1.0, section 2).
 const MAX_SUBJECT: usize = 255;
 /// The last second of the year 9999.
 const LAST: f64 = 253_402_300_799.0;
 const ALGORITHMS: [Algorithm; 4] =
     [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
-/// The scope of those who may do everything.
+/// The scope of callers who may do everything.
 pub const ADMIN: &str = "wiki:admin";
 
-/// Whom a verified token speaks for.
+/// The caller that a verified token identifies.
 pub struct Caller {
     pub issuer: Arc<str>,
-    /// Who it is with this issuer. In no answer, and in no line of the log.
+    /// The caller's id at this issuer. It appears in no answer and in no log line.
     pub subject: String,
     /// Whether the token has the scope [`ADMIN`].
     pub is_admin: bool,
-    /// Until when the token is taken, in seconds since 1970.
+    /// Until when the token is accepted, in seconds since 1970.
     pub until: u64,
 }
 
-/// What a token has to be.
+/// What a token is required to be.
 pub struct Rules {
     issuer: Arc<str>,
     any_type: bool,
     validation: Validation,
 }
 
-/// By what a token says it is signed.
+/// What a token claims to be signed with.
 pub struct Signature {
     pub key_id: Option<String>,
     pub algorithm: Algorithm,
@@ -49,7 +49,7 @@ pub struct Signature {
 
 #[derive(Deserialize)]
 struct Claims {
-    // One text: the library would take a list, too.
+    // A single string: the library would accept a list as well.
     #[serde(rename = "iss")]
     _iss: String,
     sub: serde_json::Value,
@@ -70,8 +70,8 @@ impl Rules {
         Self { issuer: issuer.into(), any_type: types == AuthTokenType::Any, validation }
     }
 
-    /// Looks at the header alone; nothing of it is believed yet. Keys that it brings along or points to
-    /// (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.
+    /// Reads only the header, which is not trusted yet. Keys that it contains or points to (`jwk`, `jku`,
+    /// `x5c`, `x5u`) are ignored.
     pub fn look(&self, token: &str) -> Result<Signature, Refusal> {
         if token.len() > MAX_BYTES {
             return Err(Refusal::TooLong);
@@ -91,7 +91,7 @@ impl Rules {
         Ok(Signature { key_id: header.kid, algorithm: header.alg })
     }
 
-    /// Whom the token speaks for, if this key has signed it and what it says is valid.
+    /// The token's caller, if this key has signed it and its claims are valid.
     pub fn verify(&self, token: &str, algorithm: Algorithm, key: &Key) -> Result<Caller, Refusal> {
         let validation = Validation { algorithms: vec![algorithm], ..self.validation.clone() };
         let decoded = decode::<Claims>(token, &key.decoding, &validation);
@@ -100,7 +100,7 @@ impl Rules {
             return Err(Refusal::Malformed);
         }
         let serde_json::Value::String(subject) = claims.sub else { return Err(Refusal::Subject) };
-        // PostgreSQL has no NUL.
+        // PostgreSQL cannot store NUL.
         if subject.is_empty() || subject.contains('\0') || subject.chars().count() > MAX_SUBJECT {
             return Err(Refusal::Subject);
         }

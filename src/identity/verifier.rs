@@ -30,7 +30,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// By `AUTH_ISSUER` and what belongs to it; without it there is none.
+    /// By `AUTH_ISSUER` and the variables that go with it; `None` without it.
     pub fn new(config: &Config) -> Result<Option<Self>, String> {
         let issuer = &config.auth_issuer;
         if issuer.is_empty() {
@@ -52,7 +52,7 @@ impl Verifier {
         }))
     }
 
-    /// Keeps the issuer's keys fresh from now on. A file that cannot be read now ends the start.
+    /// Keeps the issuer's keys fresh from now on. A key file that cannot be read now fails the start.
     pub async fn start(&self, config: &Config) -> Result<(), String> {
         let file = &config.auth_jwks_file;
         if !file.is_empty() {
@@ -66,12 +66,12 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whom the token speaks for, if it is among those that were verified and still hold.
+    /// The token's caller, if the token was verified before and is still valid.
     pub fn known(&self, token: &str) -> Option<Arc<Caller>> {
         self.verified.find(token, self.source.generation(), now())
     }
 
-    /// Whom the token speaks for. It may take as long as the issuer needs for its keys.
+    /// The token's caller. May have to wait for the issuer's keys.
     pub async fn verify(&self, token: &str) -> Result<Arc<Caller>, Refusal> {
         let signature = self.rules.look(token)?;
         let id = signature.key_id.as_deref();
@@ -82,7 +82,6 @@ impl Verifier {
         Ok(caller)
     }
 
-    /// The age of the keys.
     pub fn figures(&self) -> impl Collector + use<> {
         let help = "Seconds since the issuer's keys were last seen";
         let age = Gauge::new("auth_keys_age_seconds", help).expect("a valid name");

@@ -1,4 +1,4 @@
-//! How spans get to a collector: OTLP over HTTP, as protobuf.
+//! Sends spans to a collector: OTLP over HTTP, as protobuf.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,55 +28,56 @@ use crate::{
     telemetry::spans::{MOST_WAITING, Queue},
 };
 
-/// How long spans wait for others; those of the last requests wait less.
+/// How long spans wait for others to fill a batch; less while the service stops.
 const PATIENCE: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_millis(100);
-/// Longest time for the collector to answer; when the service stops, it is shorter.
+/// The longest wait for the collector's answer; shorter while the service stops.
 const LIMIT: Duration = Duration::from_secs(10);
 const LAST_LIMIT: Duration = Duration::from_secs(3);
-/// Pauses before the same spans are sent again, at first and at most; more only if the collector asks.
+/// The first and the longest pause before a retry; the collector may ask for more.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const MOST_ASKED: Duration = Duration::from_secs(60);
-/// How often the log says that the collector is still away.
+/// How often the log repeats that the collector takes no spans.
 const REMINDER: Duration = Duration::from_secs(60);
-/// Most bytes of a collector's answer.
+/// The most bytes of a collector's answer.
 const MOST_ANSWERED: usize = 64 * 1024;
 
 pub struct Exporter {
     queue: Arc<Queue>,
     client: Client,
     endpoint: Uri,
-    /// What a person calls it: a query may hold a password.
+    /// The endpoint for the log, without its query, which may hold a password.
     name: String,
     headers: HeaderMap,
     resource: ResourceAttributesWithSchema,
     phase: watch::Receiver<Phase>,
     trouble: Option<Trouble>,
-    /// It has failed while the service stops, and is not asked again.
+    /// The collector has failed while the service stops, and is not tried again.
     given_up: bool,
 }
 
-/// What the service is about.
+/// The service's phase, as far as the exporter is concerned.
 #[derive(Clone, Copy)]
 pub enum Phase {
     Serving,
-    /// It stops: nothing is tried for longer than until then.
+    /// Stopping: nothing is tried beyond this time.
     Stopping(Instant),
-    /// There will be no further spans.
+    /// There will be no more spans.
     Ending(Instant),
 }
 
-/// Since when the collector takes no spans, in what was last said of it.
+/// An outage of the collector.
 struct Trouble {
+    /// When it was last logged.
     said: Instant,
-    /// How many were lost before.
+    /// How many spans were lost before it.
     lost: u64,
 }
 
 /// Why a collector did not take spans.
 struct Refusal {
     why: String,
-    /// To send them again may help, after so long if the collector says so.
+    /// If a retry may help: how long the collector asks to wait before it, or zero.
     retry: Option<Duration>,
 }
 
@@ -119,7 +120,7 @@ impl Exporter {
             tokio::select! {
                 () = sleep(patience) => {}
                 () = self.queue.full.notified() => {}
-                // Without the sender, nobody waits for anything.
+                // The sender is gone, so nobody waits for the rest.
                 changed = self.phase.changed() => if changed.is_err() { return },
             }
             loop {
@@ -157,7 +158,7 @@ impl Exporter {
             let asked = retry.filter(|_| !self.given_up);
             self.complain(&why, asked.is_some());
             let Some(asked) = asked else { return self.lose(spans) };
-            // Not all replicas at the same moment.
+            // Jitter, so that replicas do not retry at the same moment.
             let own = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             let wait = asked.min(MOST_ASKED).max(own);
             tokio::select! {
@@ -167,7 +168,7 @@ impl Exporter {
         }
     }
 
-    /// Sends spans once, and gives how many of them the collector did not want.
+    /// Sends spans once, and returns how many of them the collector rejected.
     async fn send(&self, body: Bytes) -> Result<u64, Refusal> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -199,7 +200,7 @@ impl Exporter {
             let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
             return Ok(u64::try_from(rejected).unwrap_or(0));
         }
-        // OTLP/HTTP, "Failures": all others are refusals for good.
+        // OTLP/HTTP, "Failures": no other status may be retried.
         let retry = match status {
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
@@ -218,7 +219,7 @@ impl Exporter {
         self.queue.lost.inc_by(spans);
     }
 
-    /// At the end, when nobody asks for metrics any more.
+    /// Logged at the end, when metrics are no longer scraped.
     fn say_what_was_lost(&self) {
         if let Some(trouble) = &self.trouble {
             let lost = self.queue.lost.get() - trouble.lost;

@@ -1,4 +1,4 @@
-//! The log: a line per event on standard output, as JSON or as text.
+//! The log: one line per event on standard output, as JSON or as text.
 
 use std::{
     fmt::{Debug, Display},
@@ -26,7 +26,7 @@ use crate::{
     request,
 };
 
-/// Where the driver says what PostgreSQL told it besides an answer.
+/// The target under which the driver logs PostgreSQL's notices and warnings.
 const NOTICE: &str = "sqlx::postgres::notice";
 
 pub fn init(config: &Config) -> Result<(), String> {
@@ -38,7 +38,7 @@ pub fn init(config: &Config) -> Result<(), String> {
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    // The service needs to hear of PostgreSQL's warnings, whether or not they are in the log.
+    // The service needs PostgreSQL's warnings, whether or not they are logged.
     let is_enabled = |targets: Targets| targets.would_enable(NOTICE, &Level::WARN);
     let notices = config.rust_log.parse().map_or(true, is_enabled);
     if !notices {
@@ -47,7 +47,7 @@ pub fn init(config: &Config) -> Result<(), String> {
     tracing_subscriber::registry().with(filter).with(Lines { json, notices }).init();
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}");
-        // It ends the process.
+        // A panic of this thread ends the process.
         if thread::current().name() == Some("main") {
             flush();
         }
@@ -57,8 +57,8 @@ pub fn init(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// The filter of `RUST_LOG`. `EnvFilter` takes a word that it does not know for a crate, of which
-/// nothing is logged then, and of all others nothing either.
+/// The filter of `RUST_LOG`. Checked here, since `EnvFilter` takes an unknown word for a crate's name, and
+/// then nothing is logged at all.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let is_known = |part: &&str| {
@@ -66,7 +66,7 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
         target.is_empty() || is_level(part) || is_crate(target.split("::").next().unwrap_or(target))
     };
     let is_bare = |part: &&str| !part.contains(['=', '[', ']', '}']);
-    // What names another program's crate is passed over, as long as something else is left.
+    // Filters such as `other_crate=debug` are ignored if others remain; a bare unknown word is not.
     let unknown = match parts.iter().any(is_known) {
         true => parts.iter().find(|part| is_bare(part) && !is_known(part)),
         false => parts.first(),
@@ -95,7 +95,7 @@ fn is_level(word: &str) -> bool {
     word.parse::<LevelFilter>().is_ok()
 }
 
-/// Whether the program is made of a crate of this name, too.
+/// Whether this program contains a crate of this name.
 fn is_crate(name: &str) -> bool {
     let lock = include_str!("../../Cargo.lock");
     let names = lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
@@ -104,7 +104,7 @@ fn is_crate(name: &str) -> bool {
 
 struct Lines {
     json: bool,
-    /// Whether PostgreSQL's warnings are among them.
+    /// Whether PostgreSQL's warnings are logged.
     notices: bool,
 }
 
@@ -137,13 +137,12 @@ impl<S: Subscriber> Layer<S> for Lines {
 
 static OUTBOX: Outbox = Outbox { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
 
-/// How long a line waits for others. To write each by itself would take a fifth of a request's CPU
-/// time.
+/// How long a line waits for others. Writing each on its own would take a fifth of a request's CPU time.
 const PATIENCE: Duration = Duration::from_millis(10);
 /// Bytes beyond which lines are lost.
 const MOST_WAITING: usize = 1024 * 1024;
 
-/// Writes what waits, or gives up after a second.
+/// Waits until all lines are written, for at most a second.
 pub fn flush() {
     let mut waiting = OUTBOX.lock();
     waiting.due = true;
@@ -152,8 +151,8 @@ pub fn flush() {
     drop(OUTBOX.changed.wait_timeout_while(waiting, Duration::from_secs(1), is_left));
 }
 
-/// Lines on their way to standard output. A thread of its own writes them: it has to wait when the log
-/// is a pipe and nobody empties it, and no request shall.
+/// Lines waiting to be written to standard output. A thread of its own writes them: it blocks when the log
+/// is a pipe that nobody reads, which must not happen to a request.
 struct Outbox {
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -162,7 +161,7 @@ struct Outbox {
 struct Waiting {
     lines: Vec<u8>,
     lost: u64,
-    /// They are to be written now.
+    /// Whether to write them now.
     due: bool,
     writing: bool,
 }
@@ -198,7 +197,7 @@ impl Outbox {
             let lost = std::mem::take(&mut waiting.lost);
             (waiting.due, waiting.writing) = (false, true);
             drop(waiting);
-            // A line that cannot be written is lost: to say so would panic where nobody reads the log.
+            // A line that cannot be written is lost. `println!` would panic when the log is closed.
             std::io::stdout().write_all(&lines).ok();
             lines.clear();
             lines.shrink_to(64 * 1024);
@@ -211,8 +210,7 @@ impl Outbox {
     }
 }
 
-/// A line in the making. What is in the line of every request goes past `fmt`, which takes twice as
-/// long.
+/// A line in the making. The fields of every request's line bypass `fmt`, which takes twice as long.
 struct Line {
     json: bool,
     bytes: Vec<u8>,
@@ -242,7 +240,7 @@ impl Line {
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        // Nothing that a client sends reaches the terminal as a command.
+        // Nothing that a client sends may reach a terminal as a control sequence.
         let is_command = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
         if self.json {
             serde_json::to_writer(&mut self.bytes, value).expect("memory takes all");

@@ -9,7 +9,7 @@ use prometheus::{
 
 use crate::telemetry::process::Process;
 
-/// The figures of the service; a clone counts into the same ones.
+/// The service's metrics; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -19,7 +19,7 @@ pub struct Metrics {
 }
 
 const LABELS: &[&str] = &["method", "route", "status"];
-/// Upper bounds in seconds: a read takes under a millisecond, a limit ends a request at ten seconds.
+/// Upper bounds in seconds: a read takes under a millisecond, and by default a request ends at ten seconds.
 const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -63,12 +63,12 @@ impl Metrics {
         }
     }
 
-    /// A counter of its own. Panics if there is one of that name.
+    /// A new counter. Panics if the name is taken.
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
         register(&self.registry, IntCounter::new(name, help).expect("a valid name"))
     }
 
-    /// Shows what somebody else counts. Panics if there is a figure of that name.
+    /// Adds metrics that are kept elsewhere. Panics if a name is taken.
     pub fn include(&self, collector: impl Collector + 'static) {
         self.registry.register(Box::new(collector)).expect("new names");
     }

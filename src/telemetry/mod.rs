@@ -1,4 +1,4 @@
-//! What the service says of itself: its log, its metrics and its traces.
+//! What the service reports about itself: its log, its metrics and its traces.
 
 mod exporter;
 pub mod log;

@@ -1,6 +1,6 @@
-//! The figures of the process, as Prometheus' client libraries name them. Read from Linux' /proc (proc(5));
-//! elsewhere there are none. prometheus' own collector counts CPU time in whole seconds, of which `rate()`
-//! makes a line of zeros with spikes.
+//! The metrics of the process, as Prometheus' client libraries name them. They are read from Linux' /proc
+//! (proc(5)); elsewhere there are none. prometheus' own collector counts CPU time in whole seconds, which
+//! `rate()` turns into zeros with spikes.
 
 use std::{
     fs,
@@ -13,11 +13,11 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-/// Ticks of a second in /proc: 100 on every architecture that Rust has a standard library for.
+/// Ticks per second in /proc: 100 on every architecture that Rust has a standard library for.
 const TICKS: f64 = 100.0;
 
 pub struct Process {
-    /// Whoever reads has it until all is collected.
+    /// Held from reading until everything is collected.
     turn: Mutex<()>,
     cpu: Counter,
     open_files: Gauge,
@@ -65,10 +65,10 @@ impl Process {
         ]
     }
 
-    /// Reads all; `None` where there is no such /proc.
+    /// Reads everything; `None` where there is no such /proc.
     fn read(&self) -> Option<()> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // The name, which comes before, may hold anything. The first field behind it is the third.
+        // The name, which comes before, may hold anything. The first field after it is the third.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -88,7 +88,7 @@ impl Process {
     }
 }
 
-/// What follows `name` on a line of its own.
+/// The rest of the line that begins with `name`.
 fn line<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name))
 }

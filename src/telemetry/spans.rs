@@ -1,7 +1,7 @@
 //! Spans that wait to be sent.
 //!
-//! The SDK's own processors export in a thread that waits for a future, in which clients that need the
-//! runtime hang, and do not tell what they lose. Here it is a task, and what is lost is counted.
+//! The SDK's own processors export in a thread that blocks on a future, where clients that need the
+//! runtime hang, and do not report what they drop. Here a task exports, and lost spans are counted.
 
 use std::{
     fmt,
@@ -19,15 +19,15 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Spans beyond which further ones are lost. With all that a client may put into them it is some ten
-/// megabytes; at rest it is one.
+/// Beyond this many spans, further ones are lost. With all that clients can put into them, they take some
+/// ten megabytes; typically, one.
 pub const MOST_WAITING: usize = 2048;
-/// Most spans of one request to the collector.
+/// The most spans in one request to the collector.
 const BATCH: usize = 512;
 
 pub struct Queue {
     waiting: Mutex<Vec<SpanData>>,
-    /// Told when there are enough for a request.
+    /// Notified when there are enough for a request.
     pub full: Notify,
     pub lost: IntCounter,
     pub exported: IntCounter,
@@ -57,7 +57,7 @@ impl Queue {
         }
     }
 
-    /// The first of those that wait, as many as go into a request.
+    /// The oldest spans, as many as fit into a request.
     pub fn take(&self) -> Vec<SpanData> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = waiting.len().min(BATCH);
@@ -81,7 +81,7 @@ impl SpanProcessor for Processor {
         self.0.put(span);
     }
 
-    /// The exporter's task knows when.
+    /// The exporter's task flushes on its own.
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Traces: what makes spans, and the task that sends them.
+//! Traces: the tracer, and the task that sends its spans.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -24,19 +24,19 @@ use crate::{
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// What makes spans, if there are any.
+/// The tracer, if traces are on.
 pub fn tracer() -> Option<&'static SdkTracer> {
     TRACER.get()
 }
 
-/// The task that brings spans to the collector.
+/// The task that sends spans to the collector.
 pub struct Traces {
     phase: watch::Sender<Phase>,
     task: JoinHandle<()>,
 }
 
 impl Traces {
-    /// Has spans made and sent from now on. To be called once, on the runtime.
+    /// Starts making and sending spans. To be called once, on the runtime.
     pub fn start(otel: &Otel, metrics: &Metrics) -> Result<Self, String> {
         let attribute =
             |(name, value): &(String, String)| KeyValue::new(name.clone(), value.clone());
@@ -56,12 +56,12 @@ impl Traces {
         Ok(Self { phase, task: tokio::spawn(exporter.work()) })
     }
 
-    /// From now on spans wait no longer than they must; all has an end within `grace`.
+    /// From now on spans are sent sooner; everything ends within `grace`.
     pub fn stop(&self, grace: Duration) {
         self.phase.send_replace(Phase::Stopping(Instant::now() + grace));
     }
 
-    /// Sends what waits, and gives up at the end of the grace, or when the collector does not answer.
+    /// Sends what is left, and gives up at the end of the grace period, or if the collector fails.
     pub async fn end(self) {
         let end = match *self.phase.borrow() {
             Phase::Serving => Instant::now(),
