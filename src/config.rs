@@ -216,11 +216,6 @@ impl Config {
 fn text(name: &str, value: OsString) -> Result<String, String> {
     let value = value.into_string().map_err(|_| format!("{name} is not UTF-8"))?;
     match name {
-        "PGPASSWORD" if value.ends_with('\r') => {
-            Err("PGPASSWORD ends with a carriage return, as lines of a file from Windows do: \
-                 remove it"
-                .into())
-        }
         "PGPASSWORD" => Ok(value),
         _ => Ok(value.trim().to_owned()),
     }

@@ -98,7 +98,10 @@ async fn migrate(config: Config) -> Result<(), String> {
 /// Migrates the schema, and builds the indexes that a service would build while it serves.
 async fn make(database: &Database, config: &Config) -> Result<(), String> {
     database.prepare(config.startup_timeout_seconds.0).await?;
-    database.build_indexes().await.map_err(|error| database.explain(&error))
+    database
+        .build_indexes(config.startup_timeout_seconds.0)
+        .await
+        .map_err(|error| database.explain(&error))
 }
 
 async fn serve(config: Config) -> Result<(), String> {
@@ -145,7 +148,7 @@ async fn serve(config: Config) -> Result<(), String> {
             () = signals.next() => (),
             () = app.raw_database().keep_up_to_date(startup) => (),
             () = app.raw_database().watch_size() => (),
-            () = app.raw_database().keep_indexes() => (),
+            () = app.raw_database().keep_indexes(startup) => (),
         }
         app.enter(Phase::Stopping);
         tracing::info!("stopping: requests have {} s to finish", grace.as_secs_f64());

@@ -71,13 +71,19 @@ BEGIN
         INTO change",
     changes!(),
     "
-        JOIN pg_depend ON refobjid = changes.attrelid AND refobjsubid = changes.attnum
+        JOIN pg_class AS own_class ON own_class.oid = changes.attrelid
+        JOIN pg_type AS own_row ON own_row.oid = own_class.reltype
+        JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = changes.attrelid
+                AND refobjsubid = changes.attnum
+            OR refclassid = 'pg_type'::regclass AND refobjid IN (own_row.oid, own_row.typarray)
         LEFT JOIN pg_attrdef ON classid = 'pg_attrdef'::regclass AND pg_attrdef.oid = objid
         LEFT JOIN pg_attribute AS own ON own.attrelid = adrelid AND own.attnum = adnum
-        WHERE refclassid = 'pg_class'::regclass AND (
-            own.attgenerated <> '' OR classid IN (
+        WHERE CASE refclassid
+            WHEN 'pg_type'::regclass THEN classid = 'pg_class'::regclass
+            ELSE own.attgenerated <> '' OR classid IN (
                 'pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass,
-                'pg_publication_rel'::regclass, 'pg_proc'::regclass));
+                'pg_publication_rel'::regclass, 'pg_proc'::regclass)
+        END;
     IF change IS NOT NULL THEN
         RAISE EXCEPTION '%', change;
     END IF;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryFutureExt;
 use migration::{Index, search};
 use sea_orm::{
     ConnectionTrait, DbErr, RuntimeErr, Statement,
@@ -40,10 +41,10 @@ type Work = (Index, Vec<(&'static str, String)>);
 
 impl Database {
     /// Builds missing indexes, now and whenever one goes missing.
-    pub async fn keep_indexes(&self) {
+    pub async fn keep_indexes(&self, limit: Duration) {
         let (mut pause, mut told) = (LOOK, None);
         loop {
-            match self.build_indexes().await {
+            match self.build_indexes(limit).await {
                 Ok(()) => {
                     (pause, told) = (LOOK, None);
                     timeout(AGAIN, self.indexes.look.notified()).await.ok();
@@ -79,20 +80,28 @@ impl Database {
         }
     }
 
-    /// Builds missing indexes, unless another process does; returns when all are there.
-    pub async fn build_indexes(&self) -> Result<(), DbErr> {
+    /// Builds missing indexes, unless another process does; returns when all are there. A build may take its
+    /// time, but ends with an error if the database is silent for `limit`.
+    pub async fn build_indexes(&self, limit: Duration) -> Result<(), DbErr> {
         if let Options::Sqlite(_) = self.options() {
             return self.fill_search().await;
         }
         let mut told = false;
         while !self.look_at_indexes().await?.is_empty() {
             let is_free = self.query_one_raw(self.select(self.others())).await?.is_none();
-            let turn = if is_free { self.take_turn().await? } else { None };
+            let turn = if is_free { within(limit, self.take_turn()).await? } else { None };
             match turn {
-                Some(turn) => {
-                    // Checks again after each, so that an index is used as soon as it is there.
-                    while let Some(work) = self.look_at_indexes().await?.into_iter().next() {
-                        self.change(work).await?;
+                Some(mut turn) => {
+                    let work = async {
+                        // Checks again after each, so that an index is used as soon as it is there.
+                        while let Some(work) = self.look_at_indexes().await?.into_iter().next() {
+                            self.change(work, limit).await?;
+                        }
+                        Ok::<_, DbErr>(())
+                    };
+                    tokio::select! {
+                        done = work => done?,
+                        error = hold(&mut turn, limit) => return Err(error),
                     }
                     turn.close().await.ok();
                 }
@@ -155,16 +164,21 @@ impl Database {
         Statement::from_string(self.get_database_backend(), sql)
     }
 
-    /// Selects whoever holds the advisory lock, and, since a statement outlives its client, whoever holds
-    /// or awaits the table lock that builds and drops take. Autovacuum, which has no user, gives way.
+    /// Selects whoever holds the advisory lock or is at work.
     fn others(&self) -> String {
+        let has_lock = "locktype = 'advisory' AND classid = 0 AND objsubid = 1 AND objid =";
+        format!("{} OR {has_lock} {LOCK})", self.at_work())
+    }
+
+    /// The beginning of a query, up to a parenthesis: since a statement outlives its client, it selects whoever
+    /// holds or awaits the table lock that builds and drops take. Autovacuum, which has no user, gives way.
+    fn at_work(&self) -> String {
         let tables = self.indexes.wanted.iter().map(|(index, _)| index.table);
         let tables: Vec<_> = tables.map(|table| format!("to_regclass('{table}')")).collect();
         format!(
             "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
              WHERE datname = current_database() AND pid <> pg_backend_pid() AND (\
-             relation IN ({}) AND mode = 'ShareUpdateExclusiveLock' AND usesysid IS NOT NULL \
-             OR locktype = 'advisory' AND classid = 0 AND objid = {LOCK} AND objsubid = 1)",
+             relation IN ({}) AND mode = 'ShareUpdateExclusiveLock' AND usesysid IS NOT NULL",
             tables.join(", ")
         )
     }
@@ -174,9 +188,7 @@ impl Database {
     async fn take_turn(&self) -> Result<Option<PgConnection>, DbErr> {
         let work = async {
             let mut connection = self.connect_unlimited().await?;
-            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; \
-                         SET LOCAL idle_in_transaction_session_timeout = 0";
-            raw_sql(begin).execute(&mut connection).await?;
+            raw_sql(AssertSqlSafe(begin_turn())).execute(&mut connection).await?;
             let others = self.others();
             let ask = format!(
                 "SELECT CASE WHEN pg_try_advisory_xact_lock({LOCK}) AND NOT EXISTS ({others}) \
@@ -198,9 +210,10 @@ impl Database {
         }
     }
 
-    async fn change(&self, (index, statements): Work) -> Result<(), DbErr> {
+    async fn change(&self, (index, statements): Work, limit: Duration) -> Result<(), DbErr> {
         let database = self.name();
-        let mut connection = self.connect_unlimited().await.map_err(connection_error)?;
+        let connect = self.connect_unlimited().map_err(connection_error);
+        let mut connection = within(limit, connect).await?;
         for (what, sql) in statements {
             let name = index.name;
             tracing::info!("{database}: the index {name} is being {what}");
@@ -223,10 +236,10 @@ impl Database {
     async fn watch(&self, index: &Index) -> DbErr {
         let began = Instant::now();
         let (mut told, mut lost) = (began, 0);
-        let (others, progress) = (self.others(), progress(index.table));
+        let (at_work, progress) = (format!("{})", self.at_work()), progress(index.table));
         while lost < LOST {
             sleep(LOOK).await;
-            match self.query_one_raw(self.select(&others)).await {
+            match self.query_one_raw(self.select(&at_work)).await {
                 Ok(Some(_)) => lost = 0,
                 Ok(None) => lost += 1,
                 Err(_) => {}
@@ -242,6 +255,34 @@ impl Database {
         }
         DbErr::Query(RuntimeErr::Internal("the server does not work on it any more".into()))
     }
+}
+
+/// Begins the transaction that holds the lock. If its client is lost, the server ends it.
+fn begin_turn() -> String {
+    let idle = 6 * TELL.as_millis();
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; \
+         SET LOCAL idle_in_transaction_session_timeout = {idle}"
+    )
+}
+
+/// Keeps the transaction of a turn alive; returns an error once the server is silent for `limit`.
+async fn hold(turn: &mut PgConnection, limit: Duration) -> DbErr {
+    loop {
+        sleep(TELL.min(limit)).await;
+        if let Err(error) = within(limit, turn.ping().map_err(query_error)).await {
+            return error;
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, DbErr>>,
+) -> Result<T, DbErr> {
+    let silent = || format!("no sign of life within {limit:?} while an index was built");
+    let done = timeout(limit, work).await;
+    done.unwrap_or_else(|_| Err(DbErr::Query(RuntimeErr::Internal(silent()))))
 }
 
 /// Selects the progress of a build.

@@ -34,6 +34,9 @@ pub fn reason(error: &DbErr) -> String {
         Some(error) => error.to_string(),
         None => match error {
             DbErr::Custom(reason) => reason.clone(),
+            DbErr::ConnectionAcquire(_) => {
+                "no connection in time: the server does not answer, or all are in use".into()
+            }
             _ => error.to_string(),
         },
     }
@@ -114,7 +117,10 @@ pub fn is_missing_index(error: &DbErr) -> bool {
 
 /// Whether a time limit of ours has passed.
 pub fn is_timeout(error: &DbErr) -> bool {
-    matches!(cause(error), Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
+    match cause(error) {
+        Some(sqlx::Error::Io(error)) => error.kind() == io::ErrorKind::TimedOut,
+        _ => matches!(error, DbErr::ConnectionAcquire(_)),
+    }
 }
 
 /// The primary part of an SQLite error's code, such as 8 (READONLY) of 1544 (READONLY_DIRECTORY).

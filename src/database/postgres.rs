@@ -81,6 +81,11 @@ pub fn options(uri: &str, config: &Config) -> Result<PgConnectOptions, String> {
     let found;
     let password = match text("password") {
         Some(password) => password,
+        None if config.pgpassword.ends_with('\r') => {
+            return Err("PGPASSWORD ends with a carriage return, as lines of a file from Windows \
+                        do: remove it"
+                .into());
+        }
         None if !config.pgpassword.is_empty() => &config.pgpassword,
         None => {
             let home = || std::env::home_dir().map(|home| home.join(".pgpass"));

@@ -41,25 +41,24 @@ impl Database {
         let name = self.name();
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(100);
-        let mut error = None;
+        let mut cause = None;
         loop {
-            error = match self.migrate(deadline, limit).await {
+            let error = match self.migrate(deadline, limit).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_permanent(&error) => {
                     return Err(format!("{name}: {}", reason(&error)));
                 }
-                Err(last) => match error {
-                    // This attempt was cut short: the error of the one before says more.
-                    Some(_) if is_timeout(&last) && Instant::now() >= deadline => error,
-                    _ => Some(reason(&last)),
-                },
+                Err(error) => error,
             };
-            let error = error.as_deref().unwrap_or_default();
+            let last = reason(&error);
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!("{name}: gave up after {limit:?}: {error}"));
+                // That time has passed says less than the error before it.
+                let cause = cause.filter(|_| is_timeout(&error)).unwrap_or(last);
+                return Err(format!("{name}: gave up after {limit:?}: {cause}"));
             }
-            tracing::warn!("waiting for {name}: {error}");
+            tracing::warn!("waiting for {name}: {last}");
+            cause = if is_timeout(&error) { cause } else { Some(last) };
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         }
@@ -137,11 +136,7 @@ impl Database {
                 let locked = locked
                     .map(|finished| finished.expect("no panic"))
                     .map_err(|error| connection_error(sqlx::Error::Configuration(error.into())));
-                let _lock =
-                    by(deadline, locked).await.map_err(|error| match is_timeout(&error) {
-                        true => too_late("another process is changing the schema"),
-                        false => error,
-                    })?;
+                let _lock = by(deadline, locked).await.map_err(in_turn)?;
                 let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(*options);
                 apply_migrations(&pool.clone().into(), deadline).await?;
                 make_indexes(&pool.clone().into(), self.indexes.search).await?;
@@ -172,7 +167,7 @@ impl Database {
             "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; \
              SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
         );
-        by(deadline, transaction.execute_unprepared(&lock)).await?;
+        by(deadline, transaction.execute_unprepared(&lock)).await.map_err(in_turn)?;
         let applied = match by(deadline, Migrator::get_migration_models(self)).await {
             Ok(applied) => applied,
             Err(error) if is_missing_table(&error) => Vec::new(),
@@ -246,6 +241,14 @@ async fn by<T>(
     future: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
     timeout_at(deadline, future).await.unwrap_or_else(|_| Err(too_late("no answer in time")))
+}
+
+/// What a wait for the lock on the schema has ended with.
+fn in_turn(error: DbErr) -> DbErr {
+    match is_timeout(&error) {
+        true => too_late("another process is changing the schema"),
+        false => error,
+    }
 }
 
 fn too_late(why: &str) -> DbErr {

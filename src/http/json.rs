@@ -132,6 +132,9 @@ fn parse<T: FromFields>(body: &[u8]) -> Result<T, Problem> {
     let json = json.strip_prefix('\u{feff}').unwrap_or(json);
     let values = serde_json::from_str(json).map_err(|error| {
         refuse(match serde_json::from_str::<&RawValue>(json) {
+            Ok(object) if object.get().starts_with('{') => {
+                "a field's name contains half of a surrogate pair, which is no character".into()
+            }
             Ok(other) => {
                 format!("the body must be a JSON object, but is {}", kind(other.get()))
             }

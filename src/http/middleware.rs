@@ -180,7 +180,7 @@ impl Middleware {
         } else if let Err(problem) = toll.of_address() {
             return (Err(problem), true);
         }
-        if let Some(response) = self.routes.without_slash(request.uri().path()) {
+        if let Some(response) = self.routes.without_slash(request.uri()) {
             return (Ok(response), true);
         }
         if request.method() == Method::HEAD {

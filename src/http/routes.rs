@@ -8,7 +8,7 @@ use poem::{
     Endpoint, EndpointExt, Response, Result,
     endpoint::BoxEndpoint,
     error::MethodNotAllowedError,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
 };
 use poem_openapi::OpenApi;
 use serde_json::Value;
@@ -152,13 +152,15 @@ impl Routes {
     }
 
     /// The redirect from `/users/` to `/users`, as the predecessor has it.
-    pub fn without_slash(&self, path: &str) -> Option<Response> {
+    pub fn without_slash(&self, uri: &Uri) -> Option<Response> {
+        let path = uri.path();
         self.find_without_slash(path)?;
         let name = path.strip_suffix('/')?.rsplit('/').next()?;
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let response = Response::builder()
             .status(StatusCode::TEMPORARY_REDIRECT)
             // Relative, so that it works under a prefix.
-            .header(header::LOCATION, format!("../{name}"));
+            .header(header::LOCATION, format!("../{name}{query}").into_bytes());
         Some(response.finish())
     }
 }

@@ -499,6 +499,7 @@ def test_no_part_of_a_password_is_shown(program: Path, url: str) -> None:
 
 def test_libpqs_variables_do_not_matter_to_sqlite(program: Path, tmp_path: Path) -> None:
     bad = {"PGPORT": "tcp://", "PGSSLMODE": "x", "PGHOST": "a,b", "PGREQUIREAUTH": "none"}
+    bad["PGPASSWORD"] = "s3cr3t\r"
     done = run(program, "migrate", cwd=tmp_path, **bad)
     assert done.returncode == 0, done.stdout + done.stderr
 

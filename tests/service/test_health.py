@@ -80,6 +80,17 @@ def test_it_waits_for_another_replicas_migration_for_a_bounded_time(
     assert create_user(again.client)
 
 
+def test_a_start_that_waits_for_anothers_migration_in_vain_says_so(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    with postgres_database.connect() as other, other.transaction():
+        other.execute("SELECT pg_advisory_xact_lock(x'77696b69'::int)")
+        service = start_service(postgres_database, until="nothing", STARTUP_TIMEOUT_SECONDS=2)
+        assert service.wait_for_end() == 1
+    last = service.text.splitlines()[-1]
+    assert "gave up after 2s: another process is changing the schema" in last
+
+
 @pytest.fixture
 def slow_schema(own_postgres: Postgres) -> PostgresDatabase:
     """Where making the tables takes some seconds, as it does to rewrite large ones."""

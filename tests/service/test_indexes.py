@@ -14,6 +14,7 @@ import pytest
 from support import databases, dumps
 from support.api import create_post, create_user, problem
 from support.databases import PASSWORD, USER, Postgres, PostgresDatabase, SqliteDatabase
+from support.net import TcpProxy
 from support.service import Service, StartService, environment
 from support.wait import wait_until
 
@@ -250,6 +251,47 @@ def test_migrate_builds_before_it_ends(
     migrate(program, before, SEARCH=search)
     assert is_valid(before)
     assert is_valid(before, SEARCH) == (search == "true")
+
+
+@pytest.mark.parametrize("fault", ["frozen", "cut off"])
+def test_migrate_ends_when_the_database_falls_silent_during_a_build(
+    own_postgres: Postgres, program: Path, fault: str
+) -> None:
+    database = own_postgres.create_database()
+    migrate(program, database)
+    database.execute(f"DROP INDEX {INDEX}")
+    fill(database, 10)
+    proxy = TcpProxy(own_postgres.port)
+    settings = environment(**database.environment_at(proxy.port), STARTUP_TIMEOUT_SECONDS="2")
+    with held(database):
+        command = subprocess.Popen(
+            [program, "migrate"], env=settings, stderr=subprocess.PIPE, text=True
+        )
+        wait_until_held(database)
+        {"frozen": own_postgres.pause, "cut off": proxy.silence}[fault]()
+        try:
+            _, said = command.communicate(timeout=30)
+        finally:
+            own_postgres.resume()
+            proxy.close()
+    assert command.returncode == 1
+    assert "no sign of life within 2s while an index was built" in said.splitlines()[-1]
+
+
+def test_a_build_whose_connections_are_lost_is_looked_for(
+    unindexed: PostgresDatabase, start_service: StartService
+) -> None:
+    """A firewall has lost them; the server goes on, and one of them still holds the lock."""
+    fill(unindexed, 10)
+    proxy = TcpProxy(unindexed.server.port)
+    settings = unindexed.environment_at(proxy.port)
+    with held(unindexed):
+        service = start_service(STARTUP_TIMEOUT_SECONDS=2, **settings)
+        wait_until_held(unindexed)
+        proxy.forget()
+    wait_until_valid(unindexed)
+    wait_until_served(service)
+    proxy.close()
 
 
 def test_a_build_is_begun_again_on_a_server_that_comes_back(

@@ -77,6 +77,16 @@ def connect(pooler: Pooler, database: PostgresDatabase) -> psycopg.Connection:
     )
 
 
+def test_a_failed_start_ends_with_what_the_pooler_says(
+    pooler: Pooler, start_service: StartService
+) -> None:
+    """Bookworm's refuses once, and then lets its clients wait."""
+    url = f"postgres://{USER}@127.0.0.1:{pooler.port}/nowhere"
+    service = start_service(until="nothing", DATABASE_URL=url, STARTUP_TIMEOUT_SECONDS=3)
+    assert service.wait_for_end() == 1
+    assert '"nowhere" does not exist' in service.text.splitlines()[-1]
+
+
 def use(service: Service, number: int) -> None:
     """What a client does, and whether each answer is to its own question."""
     with httpx.Client(base_url=service.url, timeout=30) as client:

@@ -182,6 +182,8 @@ def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
             "users.id",
             "FUNCTION most()",
         ),
+        ("CREATE TABLE other (one users)", "column one of table other", "users.id", "TABLE other"),
+        ("CREATE TYPE pair AS (few posts[])", "column few", "posts.post_id", "TYPE pair"),
     ],
     ids=[
         "view",
@@ -192,6 +194,8 @@ def schema(database: PostgresDatabase) -> list[tuple[Any, ...]]:
         "policy",
         "publication",
         "function",
+        "row",
+        "rows",
     ],
 )
 def test_what_is_in_the_way_of_the_adoption_is_named(

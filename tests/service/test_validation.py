@@ -155,6 +155,12 @@ def test_json_that_is_no_object_is_called_so(api: httpx.Client, body: bytes) -> 
     assert "must be a JSON object" in detail
 
 
+def test_a_name_of_a_field_that_is_no_text_is_called_so(api: httpx.Client) -> None:
+    body = b'{"\\ud800": 1, "name": "x"}'
+    detail = errors(api.post("/users", content=body, headers=JSON))["#"]
+    assert "half of a surrogate pair" in detail
+
+
 def post_with_id(api: httpx.Client, number: str) -> httpx.Response:
     body = f'{{"content": "x", "user_id": {number}}}'
     return api.post("/posts", content=body, headers=JSON)

@@ -12,7 +12,7 @@ from support.databases import PASSWORD, USER, Postgres, _unprivileged
 from support.net import free_port
 from support.wait import wait_until
 
-UNPACK = Path(__file__).parent / "unpack-trixie"
+UNPACK = Path(__file__).parent / "unpack-debian"
 
 
 class UnavailableError(Exception):
@@ -29,7 +29,7 @@ def program(release: str) -> list[str | Path]:
     folder = CACHE / f"pgbouncer-{release}"
     if not folder.exists():
         fetched = subprocess.run(
-            [UNPACK, "pgbouncer", folder], check=False, stderr=subprocess.PIPE, text=True
+            [UNPACK, release, folder, "pgbouncer"], check=False, stderr=subprocess.PIPE, text=True
         )
         if fetched.returncode:
             raise UnavailableError(fetched.stderr.strip().splitlines()[-1])
