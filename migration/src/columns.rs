@@ -1,13 +1,13 @@
-//! Whether the columns can hold and give back what the service reads and writes. Tables that others
-//! have made are taken over, and what cannot be read would be found out with the answer to an insert,
-//! when the row is written.
+//! Checks that the columns can hold what the service writes, in types that it can read. Tables that others
+//! have made are adopted, and an unreadable column would be noticed only in the answer to an insert, when
+//! the row is already written.
 
 use sea_orm_migration::{
     prelude::*,
     sea_orm::{DbBackend, Statement},
 };
 
-/// What is wrong with the columns on PostgreSQL, a row each. A domain is sent as what it is made of.
+/// What is wrong with the columns on PostgreSQL, a row for each. A domain counts as its base type.
 macro_rules! postgresql {
     () => {
         "
@@ -31,8 +31,8 @@ WHERE attnum IS NULL OR coalesce(nullif(typbasetype, 0), atttypid) <> ALL (
 }
 pub(crate) use postgresql;
 
-/// The same on SQLite, where a column's affinity (datatype3.html, section 3.1) decides as what a value
-/// is kept, and only an INTEGER PRIMARY KEY numbers its rows.
+/// The same on SQLite, where a column's affinity (datatype3.html, section 3.1) decides the type in which a
+/// value is stored, and only an INTEGER PRIMARY KEY numbers its rows.
 const SQLITE: &str = "
 WITH found AS (
     SELECT relation, needed, name, upper(type) AS type, pk
@@ -62,11 +62,11 @@ SELECT CASE WHEN name IS NULL
     END
 FROM found";
 
-/// An error that names the columns which the service could not read.
+/// Fails with the names of the columns that the service could not read.
 pub async fn check_columns(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     let sql = if backend == DbBackend::Postgres { postgresql!() } else { SQLITE };
-    // Statements that begin so are reads.
+    // Trimmed, since the pool takes only statements that begin with SELECT for reads.
     let rows = db.query_all_raw(Statement::from_string(backend, sql.trim_start())).await?;
     let complaints: Result<Vec<String>, _> =
         rows.iter().map(|row| row.try_get_by_index(0)).collect();

@@ -1,9 +1,9 @@
-//! Indexes on tables that may have grown large. A transaction that builds one would hold up whoever
-//! writes, so they are no migrations: on PostgreSQL they are built beside the requests.
+//! Indexes on tables that may have grown large. A transaction that builds one would block writers, so they
+//! are not migrations: on PostgreSQL they are built while requests are served.
 
 use crate::search;
 
-/// An index. A definition that changes is another index, by another name.
+/// An index. A changed definition needs a new name.
 #[derive(Clone, Copy)]
 pub struct Index {
     pub name: &'static str,
@@ -21,7 +21,7 @@ pub const POSTS_OF_USER: Index = Index {
     on: "(user_id, post_id)",
 };
 
-/// By which an `Idempotency-Key` writes once.
+/// Keeps an `Idempotency-Key` from writing twice.
 pub const USERS_KEY: Index = of_key("users_idempotency_key", "users");
 const POSTS_KEY: Index = of_key("posts_idempotency_key", "posts");
 
@@ -30,8 +30,8 @@ const fn of_key(name: &'static str, table: &'static str) -> Index {
     Index { name, table, unique: true, on }
 }
 
-/// By which each subject of an issuer of tokens has one user. It holds no user of nobody's, so that it
-/// costs nothing where there is no issuer.
+/// Keeps a subject of an issuer of tokens from having two users. Users without a subject are not in it, so
+/// it costs nothing without an issuer.
 pub const USERS_SUBJECT: Index = Index {
     name: "users_subject",
     table: "users",
@@ -39,7 +39,7 @@ pub const USERS_SUBJECT: Index = Index {
     on: "(issuer, subject) WHERE subject IS NOT NULL",
 };
 
-/// For the posts that a user who is deleted was the last to edit.
+/// For the posts that a deleted user was the last to edit.
 const POSTS_EDITOR: Index = Index {
     name: "posts_editor_id",
     table: "posts",
@@ -47,27 +47,26 @@ const POSTS_EDITOR: Index = Index {
     on: "(editor_id) WHERE editor_id IS NOT NULL",
 };
 
-/// Those of both databases.
+/// The indexes of both databases.
 pub const INDEXES: &[Index] = &[POSTS_OF_USER, USERS_KEY, POSTS_KEY, USERS_SUBJECT, POSTS_EDITOR];
 
 impl Index {
-    /// All of them; `search` is whether that of the search is one.
+    /// All wanted indexes; `search` adds that of the search.
     pub fn wanted(search: bool) -> Vec<Index> {
         INDEXES.iter().copied().chain(search.then_some(search::INDEX)).collect()
     }
 
-    /// Builds it, on PostgreSQL and outside of any transaction, while others write.
+    /// Builds it while others write: on PostgreSQL, outside a transaction.
     pub fn create_concurrently(&self) -> String {
         self.create("CONCURRENTLY")
     }
 
-    /// Builds it, unless it is there; meanwhile nobody writes.
+    /// Builds it unless it exists, and blocks writers meanwhile.
     pub fn create_at_once(&self) -> String {
         self.create("IF NOT EXISTS")
     }
 
-    /// Builds it on PostgreSQL, if there is nothing to be built: in a new database it need not be
-    /// waited for.
+    /// Builds it on PostgreSQL if its table is empty, so that a new database has it at once.
     pub fn create_if_empty(&self) -> String {
         let (table, create) = (self.table, self.create_at_once());
         format!("DO $$ BEGIN IF NOT EXISTS (SELECT FROM {table}) THEN {create}; END IF; END $$")

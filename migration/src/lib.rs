@@ -27,8 +27,8 @@ pub use indexes::{INDEXES, Index, POSTS_OF_USER, USERS_KEY, USERS_SUBJECT};
 pub struct Migrator;
 
 impl Migrator {
-    /// Applies, on PostgreSQL and in one transaction, what is not among `applied`. Behind a pooler, a
-    /// prepared statement would outlive the transaction: neither this nor a migration has one.
+    /// Applies the migrations that are not among `applied`, on PostgreSQL and in one transaction. Behind a
+    /// pooler, a prepared statement would outlive it, so neither this nor a migration may use one.
     pub async fn apply(
         transaction: &DatabaseTransaction,
         applied: &[seaql_migrations::Model],

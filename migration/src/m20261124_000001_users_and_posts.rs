@@ -1,5 +1,5 @@
-//! Users and posts. Where the FastAPI predecessor left its tables, they are taken over with their
-//! rows: ids become 64-bit, texts unbounded, times UTC without a zone.
+//! Users and posts. Tables of the FastAPI predecessor are adopted with their rows: ids become 64-bit, texts
+//! unbounded, times UTC without a zone.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
@@ -21,8 +21,8 @@ CREATE TABLE IF NOT EXISTS posts (
     created_time TEXT NOT NULL
 );";
 
-/// The columns that need another type, so that most of their tables are rewritten. A varchar that
-/// holds what the service takes is as good as text.
+/// The columns that need another type, which rewrites most of their tables. A varchar that is long enough
+/// for what the service accepts is as good as text.
 macro_rules! changes {
     () => {
         "
@@ -46,8 +46,8 @@ macro_rules! changes {
     };
 }
 
-// What PostgreSQL changes no column under, it names one at a time, in its DETAIL: all of it is looked
-// for first.
+// PostgreSQL names the objects that keep it from changing a column one at a time, in its DETAIL; this looks
+// for all of them first.
 const POSTGRESQL: &str = concat!(
     "
 CREATE TABLE IF NOT EXISTS users (

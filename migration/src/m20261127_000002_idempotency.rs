@@ -1,13 +1,13 @@
-//! By which key a row was written, and what was sent with it: rows without a key have neither.
+//! The idempotency key that a row was written with, and what was sent with it; both null without a key.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// In the order in which an insert of a post locks them: else each might wait for the other.
+/// In the order in which an insert of a post locks them, to avoid a deadlock.
 const TABLES: [&str; 2] = ["posts", "users"];
-/// SHA-256 of the key with whose it is, and of the fields.
+/// SHA-256 of the key with its owner, and of the fields.
 const COLUMNS: [&str; 2] = ["idempotency_key", "idempotency_fields"];
 
 #[async_trait::async_trait]
@@ -21,7 +21,7 @@ impl MigrationTrait for Migration {
                 connection.execute_unprepared(&alter).await?;
                 continue;
             }
-            // On SQLite a migration is no transaction: an earlier try may have been cut off.
+            // On SQLite a migration is not a transaction: an earlier attempt may have been cut off.
             for column in COLUMNS {
                 if !manager.has_column(table, column).await? {
                     let alter = format!("ALTER TABLE {table} ADD COLUMN {column} BLOB");

@@ -1,4 +1,4 @@
-//! Whose users are: the subject of an issuer of tokens. Users from before have none.
+//! The owners of users: subjects of an issuer of tokens. Existing users have none.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
@@ -16,7 +16,7 @@ impl MigrationTrait for Migration {
             let alter = format!("ALTER TABLE users {issuer}, {subject}");
             return connection.execute_unprepared(&alter).await.map(drop);
         }
-        // On SQLite a migration is no transaction: an earlier try may have been cut off.
+        // On SQLite a migration is not a transaction: an earlier attempt may have been cut off.
         for column in COLUMNS {
             if !manager.has_column("users", column).await? {
                 let alter = format!("ALTER TABLE users ADD COLUMN {column} TEXT");

@@ -1,13 +1,13 @@
-//! What becomes of posts: how often one was changed, by whom and when last, and what it was before, which
-//! triggers keep, whoever changes it. Rows from before are as they were: at their first revision.
+//! The history of posts: how often one was edited, by whom and when last, and its previous texts, which
+//! triggers keep, whoever edits it. Existing rows are at their first revision.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-// A text is another one if its bytes are, whatever its column takes for equal. Who edits by hand, and does
-// not count, is counted for.
+// A text is different if its bytes are, whatever the column's collation considers equal. If an edit by hand
+// does not count up the revision, the trigger does.
 const POSTGRESQL: &str = r#"
 ALTER TABLE posts
     ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT 1,
@@ -61,7 +61,7 @@ const COLUMNS: [(&str, &str); 3] = [
     ("edited_time", "TEXT"),
 ];
 
-// A time is kept as it was, which need not be a text.
+// Times are kept as they were, and need not be texts.
 const SQLITE: &str = "
 CREATE TABLE IF NOT EXISTS post_revisions (
     post_id INTEGER NOT NULL REFERENCES posts (post_id) ON DELETE CASCADE,
@@ -94,7 +94,7 @@ impl MigrationTrait for Migration {
         if manager.get_database_backend() == DbBackend::Postgres {
             return connection.execute_unprepared(POSTGRESQL).await.map(drop);
         }
-        // On SQLite a migration is no transaction: an earlier try may have been cut off.
+        // On SQLite a migration is not a transaction: an earlier attempt may have been cut off.
         for (column, definition) in COLUMNS {
             if !manager.has_column("posts", column).await? {
                 let alter = format!("ALTER TABLE posts ADD COLUMN {column} {definition}");

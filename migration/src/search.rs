@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 
 use crate::indexes::Index;
 
-/// The words of a text, for PostgreSQL, in small letters and with blanks between them. The parser
-/// behind `to_tsvector` makes more of an address or a number with a sign; and by a database's own
-/// collation, which may be C, a letter would be one of ASCII.
+/// The words of a text, for PostgreSQL, in lower case and separated by blanks. The parser behind
+/// `to_tsvector` would treat addresses and signed numbers specially; and by the database's own collation,
+/// which may be C, only ASCII letters might count.
 macro_rules! words {
     ($text:literal) => {
         concat!(
@@ -18,15 +18,15 @@ macro_rules! words {
     };
 }
 
-/// What is indexed: a tsvector has room for 1 MB, and an adopted post may have more.
+/// What is indexed: a tsvector is limited to 1 MB, and an adopted post may be longer.
 macro_rules! indexed {
     () => {
         concat!("to_tsvector('simple', ", words!("left(content, 100000)"), ")")
     };
 }
 
-/// On PostgreSQL. Its list of pending entries (`fastupdate`, which is on) makes an insert of fifty words
-/// ten times cheaper, at the price of one in some hundreds that works the list off.
+/// On PostgreSQL. Its list of pending entries (`fastupdate`, on by default) makes an insert of fifty words ten
+/// times cheaper, at the price of one insert in some hundreds that has to flush the list.
 pub const INDEX: Index = Index {
     name: "posts_search",
     table: "posts",
@@ -38,23 +38,23 @@ pub const INDEX: Index = Index {
 pub const POSTGRESQL: &str =
     concat!(indexed!(), " @@ plainto_tsquery('simple', ", words!("$1::text"), ")");
 
-/// An error where words cannot be told apart as above.
+/// Fails if the server cannot split texts into words as above.
 pub const CHECK: &str = concat!("SELECT ", words!("'É-1'"));
 
-/// On SQLite, an index that triggers keep, so that every version does. It has no copy of the text.
+/// On SQLite, an index that triggers maintain, so that older versions do, too. It has no copy of the text.
 const TABLE: &str = "posts_search";
 
-/// Which posts have all words of an FTS5 query, newest first: of those up to an id, so many.
+/// The posts that have all words of an FTS5 query, newest first: at most so many, from an id downwards.
 pub const SQLITE: &str = "post_id IN (SELECT rowid FROM posts_search \
      WHERE posts_search MATCH ? AND rowid <= ? ORDER BY rowid DESC LIMIT ?)";
 
-/// Indexes that many of the posts that were there before the triggers, and returns up to which id some
-/// are left; no row when none are.
+/// Indexes so many of the posts that are older than the triggers, and returns the id up to which posts are
+/// left; no row if none are.
 pub const FILL: &str = "UPDATE posts_search_left SET upto = coalesce(\
          (SELECT post_id FROM posts WHERE post_id <= upto ORDER BY post_id DESC LIMIT 1 OFFSET ?), 0) \
      WHERE upto > 0 RETURNING upto";
 
-/// How many of the things below are there.
+/// How many of the tables and triggers below exist.
 pub const COUNT: &str = "SELECT count(*) FROM sqlite_schema WHERE name IN \
      ('posts_search', 'posts_search_left', 'posts_search_insert', 'posts_search_delete', \
      'posts_search_update', 'posts_search_fill')";
@@ -67,8 +67,8 @@ DROP TRIGGER IF EXISTS posts_search_update;
 DROP TABLE IF EXISTS posts_search_left;
 DROP TABLE IF EXISTS posts_search;";
 
-/// What FTS5 takes for letters since its tables are those of Unicode 7: signs of currencies, marks,
-/// punctuation, pictures.
+/// What FTS5 takes for letters, since its tables are those of Unicode 7: currency signs, marks, punctuation,
+/// pictographs.
 const SEPARATORS: &[RangeInclusive<char>] = &[
     '\u{61c}'..='\u{61c}',
     '\u{898}'..='\u{89f}',
@@ -85,7 +85,7 @@ const SEPARATORS: &[RangeInclusive<char>] = &[
     '\u{1f000}'..='\u{1faff}',
 ];
 
-/// Marks that FTS5 keeps in a word, whatever it is told: they are replaced. (Its function
+/// Marks that FTS5 keeps within a word whatever its options, so we replace them. (See its function
 /// `sqlite3Fts5UnicodeIsdiacritic`.)
 const DIACRITICS: &[RangeInclusive<char>] = &[
     '\u{300}'..='\u{304}',
@@ -98,8 +98,8 @@ const DIACRITICS: &[RangeInclusive<char>] = &[
     '\u{330}'..='\u{331}',
 ];
 
-/// A column's text without the diacritics; few calls within each other, since until version 3.46 SQLite's
-/// parser has a stack of 100 entries, and whatever opens the file reads this.
+/// A column's text without the diacritics. Calls are nested only a few deep, since before version 3.46
+/// SQLite's parser has a stack of 100 entries, and every program that opens the file parses this.
 fn plain(column: &str) -> String {
     let diacritics: Vec<char> = DIACRITICS.iter().cloned().flatten().collect();
     let text = format!("SELECT substr({column}, 1, 100000) AS text");
@@ -115,8 +115,8 @@ fn plain(column: &str) -> String {
     )
 }
 
-/// The index, still empty, and the triggers. A row is taken out only if it was put in: by an entry
-/// that is not there FTS5 would be misled.
+/// The index, still empty, and the triggers. A row is removed only if it was indexed: deleting an entry that
+/// does not exist would corrupt the FTS5 index.
 pub fn create() -> String {
     let separators: String = SEPARATORS.iter().cloned().flatten().collect();
     let (new, old, content) = (plain("new.content"), plain("old.content"), plain("content"));

@@ -1,4 +1,4 @@
-//! Who adds something of his own to a post: with identity its caller, and else whom the request names.
+//! Who adds something to a post: with authentication the request's caller, else the user that it names.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// Whoever writes, `named` by the request where it has no caller.
+    /// The writer: the caller, or without one the user that is `named` by the request.
     pub fn of(writer: Writer, named: Option<Id>) -> Result<Self, Problem> {
         let actor = writer.caller.map(Self::Caller).or(named.map(Self::User));
         actor.ok_or_else(unknown)
@@ -51,25 +51,25 @@ impl Actor {
         }
     }
 
-    /// The id of the user; null, if there is none.
+    /// The id of the user, as a subquery: null if there is none.
     pub fn user(&self) -> Expr {
         self.select().into()
     }
 
-    /// The terms on which a row is this user's.
+    /// The terms of an insert of a row that is this user's.
     pub fn terms(&self) -> Made {
         Made { beside: vec![("user_id", self.user())], ..Made::default() }
     }
 
-    /// Has the log say who the caller is, once that is known.
+    /// Notes the caller's user for the log, once that is known.
     pub fn note(&self, user: Id) {
         if let Self::Caller(_) = self {
             note_user(user.0);
         }
     }
 
-    /// Whether a write at a post can find what it refers to. This is asked when it has failed, or had
-    /// nothing to do: to ask before would cost each write a round trip, and race.
+    /// Checks that the post and the user of a write exist. Asked only when the write has failed, or has
+    /// changed nothing: asking first would cost each write a round trip, and race.
     pub async fn check(&self, database: &Database, post: Id) -> Result<(), Problem> {
         let both = Query::select()
             .expr_as(Expr::exists(posts::select(post)), "has_post")
@@ -86,7 +86,7 @@ impl Actor {
         }
     }
 
-    /// Of a write at a post that has failed.
+    /// The problem of a failed write to a post.
     pub async fn problem(&self, error: DbErr, database: &Database, post: Id) -> Problem {
         let is_foreign = matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_)));
         if !is_foreign && !is_null(&error) {
@@ -99,7 +99,7 @@ impl Actor {
     }
 }
 
-/// How a request that sets or removes something without a body of its own says whose it is.
+/// How a request that sets or removes something says whose it is.
 pub trait Naming: Clone + Send + Sync + 'static {
     type Set: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
     type Unset: for<'a> ApiExtractor<'a> + Into<Option<Id>> + Send;
@@ -116,7 +116,7 @@ impl Naming for ById {
     type SetFailure = AddFailure;
 }
 
-/// By the caller's token, and by nothing else.
+/// Only by the caller's token.
 #[derive(Clone)]
 pub struct ByToken;
 

@@ -1,4 +1,4 @@
-//! Files that hang on posts, ten at most on each.
+//! Files attached to posts, at most ten for each.
 
 use poem::http::HeaderMap;
 use poem_openapi::{Object, OpenApi, types::Example};
@@ -81,7 +81,7 @@ impl Example for Attachment {
     }
 }
 
-/// What a file is called whose sender has not said it.
+/// The name of a file that is sent without one.
 const UNNAMED: &str = "attachment";
 
 #[derive(Clone)]
@@ -123,7 +123,7 @@ impl Attachments {
         let filename = filename.0.0.unwrap_or_else(|| UNNAMED.into());
         let sha256 = media::sha256(&file.bytes);
         let database = self.media.app.database()?;
-        // Each conflict is a slot that somebody else has taken.
+        // Each conflict means that somebody else has taken the slot.
         for _ in 0..slots::COUNT {
             let mut terms = slots::terms(&by, post);
             terms.beside.extend(media::columns(&sha256, &file.bytes));

@@ -1,5 +1,5 @@
-//! Changes of a post that are made only to the state that they are meant for: in one statement, since to
-//! look first would race.
+//! Changes to a post, made only if it is in the state that they are meant for: in one statement, since
+//! checking first would race.
 
 use std::sync::Arc;
 
@@ -24,11 +24,11 @@ use crate::{
     },
 };
 
-/// How often a change is tried of which others take the turn.
+/// How often a change is tried when others keep changing the post.
 const TRIES: usize = 3;
 
-/// By what one state of a post is told from all others, those too that a restore takes away and whose
-/// numbers come again.
+/// What distinguishes a state of a post from all others, even from those that a restore has undone, whose
+/// revision numbers are used again.
 #[derive(Clone, Copy)]
 pub struct State {
     revision: i64,
@@ -43,12 +43,12 @@ impl State {
         Self { revision: post.revision, user_id: post.user_id, time }
     }
 
-    /// As an entity tag: of a post's fields, none changes without it.
+    /// The entity tag: it changes whenever any field of the post does.
     pub fn tag(self) -> String {
         format!("\"{}.{}.{}\"", self.revision, self.user_id, self.time.micros())
     }
 
-    /// What [`tag`](Self::tag) made this of; nothing else.
+    /// The state that [`tag`](Self::tag) has made this from; `None` for any other tag.
     fn read(tag: &str) -> Option<Self> {
         let mut numbers = tag.trim_matches('"').split('.').map(str::parse);
         let mut next = || numbers.next()?.ok();
@@ -57,7 +57,7 @@ impl State {
         (state.tag() == tag).then_some(state)
     }
 
-    /// Whether a row of the table has it, by its time as the column is compared to.
+    /// Whether a row is in this state; its `time` is compared with `is`.
     fn holds(self, time: Expr, is: Expr) -> Condition {
         Condition::all()
             .add(Column::Revision.eq(self.revision))
@@ -71,26 +71,27 @@ fn time() -> Expr {
     Func::coalesce([Column::EditedTime.into_expr(), Column::CreatedTime.into_expr()]).into()
 }
 
-/// The same in the database's own words: rows of others may have one that ours do not write.
+/// The same as the database's own text: rows that others have written may have times in forms that we read
+/// but do not write.
 fn written_time() -> Expr {
     time().cast_as("text")
 }
 
-/// What is to be done to a post.
+/// A change to a post.
 pub struct Change {
     id: Id,
     if_match: IfMatch,
     caller: Option<Arc<Caller>>,
-    /// Whether it takes the author.
+    /// Whether only the author may make it.
     is_own: bool,
-    /// Its new text; without one it is deleted.
+    /// The new text; `None` deletes the post.
     content: Option<String>,
 }
 
-/// What came of it.
+/// The result of a change.
 pub enum Made {
     Written(QueryResult),
-    /// The post had this text before.
+    /// The post had this text already.
     Before(Post),
 }
 
@@ -139,7 +140,7 @@ impl Change {
         Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))
     }
 
-    /// On which row it is made; none if that is clear already.
+    /// The condition on the row to change; `None` if it is already clear that no row can match.
     fn condition(&self, seen: Option<&Seen>) -> Option<Condition> {
         let mut all = Condition::all().add(Column::PostId.eq(self.id));
         if let Some(caller) = &self.caller {
@@ -166,7 +167,7 @@ impl Change {
                 })
             }
         };
-        // An empty one would be no condition at all.
+        // An empty condition would match every state.
         (!states.is_empty()).then(|| all.add(states))
     }
 
@@ -228,7 +229,7 @@ impl Change {
         }))
     }
 
-    /// Why it was not to be made, if that was not by chance.
+    /// Why the change must not be made; `Ok` if it may be tried again.
     fn check(&self, Seen { post, user, .. }: &Seen) -> Result<(), Problem> {
         let is_edit = self.content.is_some();
         if self.caller.is_some() {
@@ -245,10 +246,10 @@ impl Change {
     }
 }
 
-/// A column of the table of posts that its entity has not.
+/// A column of the posts that their entity does not have.
 const EDITOR: &str = "editor_id";
 
-/// Whether a text is another one by its bytes, whatever its column takes for equal.
+/// Whether a text differs in its bytes, whatever the column's collation considers equal.
 fn differs(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Postgres => r#"content::text COLLATE "C" <> $1"#,

@@ -1,4 +1,4 @@
-//! Comments, each of them by a user on a post.
+//! Comments, each by a user on a post.
 
 use std::{marker::PhantomData, sync::Arc};
 
@@ -84,9 +84,9 @@ impl Example for Comment {
 
 type Content = Text<10_000>;
 
-/// What a comment is made of.
+/// The body that creates a comment.
 pub trait New: Clone + FromFields + Serialize + Send + Sync + 'static {
-    /// The text, and whose it is, if the body says so.
+    /// The text, and the user if the body names one.
     fn parts(self) -> (Content, Option<Id>);
 }
 
@@ -145,7 +145,7 @@ impl New for NewOwnComment {
     }
 }
 
-/// Comments, made of `N`.
+/// The operations on comments, which are created from an `N`.
 #[derive(Clone)]
 pub struct Comments<N> {
     app: Arc<App>,
@@ -284,7 +284,7 @@ impl<N: New> Comments<N> {
         if done.await? {
             return Ok(Done::Done);
         }
-        // Who is told that there is none takes it for deleted.
+        // To the client, a 404 confirms a deletion, so this waits for a synchronous standby.
         let comment = Entity::find_by_id(id).into_query();
         let is_there = Select::select().expr_as(Expr::exists(comment), "is_there").to_owned();
         let found = self.app.database()?.find_confirmed(&is_there).await?.expect("a row");

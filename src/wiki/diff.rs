@@ -1,4 +1,4 @@
-//! What has changed between two revisions of a post.
+//! The diff between two revisions of a post.
 
 use std::{
     fmt::Write,
@@ -21,9 +21,9 @@ use crate::{
     wiki::{Tag, failure::ReadFailure, revisions},
 };
 
-/// How long the shortest diff is looked for; then any right one will do.
+/// How long to look for the shortest diff; after that, any correct one will do.
 const LIMIT: Duration = Duration::from_millis(200);
-/// How many are made at a time: each takes a processor for itself.
+/// How many are made at a time: each occupies a CPU.
 const AT_A_TIME: usize = 2;
 
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Diffs {
     }
 }
 
-/// Lines end with a line feed alone, as for `patch`.
+/// Only a line feed ends a line, as for `patch`.
 fn unified(old: &str, new: &str, from: Id, to: Id) -> String {
     let (old, new): (Vec<_>, Vec<_>) =
         (old.split_inclusive('\n').collect(), new.split_inclusive('\n').collect());

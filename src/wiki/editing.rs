@@ -1,5 +1,5 @@
-//! Who may change what is there, and add to it, as `EDITING` has it: each operation that it governs has one
-//! of these before its other parameters, so that what is switched off is refused whatever was sent.
+//! Who may edit, delete and add, by `EDITING`: each operation that it governs takes one of these as its first
+//! parameter, so that what is switched off is refused whatever was sent.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::{
 pub struct Writer {
     /// Not `off`.
     pub editing: Editing,
-    /// `None` where anyone may: then the request names the user.
+    /// `None` if anyone may write: then the request names the user.
     pub caller: Option<Arc<Caller>>,
 }
 
-/// Somebody who may delete what is his, and with the scope `wiki:admin` what is anybody's.
+/// A caller who may delete what is their own, or with the scope `wiki:admin` anything.
 pub struct Owner(pub Arc<Caller>);
 
 impl Party for Writer {

@@ -25,7 +25,7 @@ impl Kind for ListFailure {
     const STATUSES: &[Status] = &[INVALID, INTERNAL, UNAVAILABLE];
 }
 
-/// Writing what stands alone.
+/// Writing something that refers to nothing else.
 pub struct WriteFailure;
 impl Kind for WriteFailure {
     const STATUSES: &[Status] =
@@ -41,7 +41,7 @@ impl Kind for ReadOwnFailure {
 
 const TAKEN: Status = (StatusCode::CONFLICT, "The subject has a user already: `Location`.");
 
-/// Writing what there is once for each subject.
+/// Writing what each subject has once.
 pub struct WriteOwnFailure;
 impl Kind for WriteOwnFailure {
     const STATUSES: &[Status] =
@@ -71,7 +71,7 @@ impl Kind for WriteForUserFailure {
         &[CUT_SHORT, NOT_FOUND, TOO_SLOW, TOO_LARGE, NOT_JSON, INVALID, INTERNAL, UNAVAILABLE];
 }
 
-/// Changing a post, as it was read.
+/// Editing a post.
 pub struct EditFailure;
 impl Kind for EditFailure {
     const STATUSES: &[Status] = &[
@@ -108,7 +108,7 @@ impl Kind for DeleteUserFailure {
     ];
 }
 
-/// Adding by a body what belongs to a post and to a user.
+/// Adding, with a body, something that belongs to a post and a user.
 pub struct AddFailure;
 impl Kind for AddFailure {
     const STATUSES: &[Status] = &[
@@ -124,7 +124,7 @@ impl Kind for AddFailure {
     ];
 }
 
-/// Changing, without a body, what is there.
+/// Changing something without a body.
 pub struct ChangeFailure;
 impl Kind for ChangeFailure {
     const STATUSES: &[Status] = &[SWITCHED_OFF, NOT_FOUND, INVALID, INTERNAL, UNAVAILABLE];

@@ -1,4 +1,4 @@
-//! What pictures and attachments have in common: bytes in a row, known by their hash.
+//! What pictures and attachments have in common: bytes in a row, identified by their hash.
 
 use std::sync::Arc;
 
@@ -47,13 +47,13 @@ pub fn columns(sha256: &str, bytes: &[u8]) -> [(&'static str, Expr); 2] {
     [("sha256", Expr::val(sha256)), ("bytes", Expr::val(bytes))]
 }
 
-/// What is `asked` for of the one row that is `found` in a table of bytes.
+/// Reads what is `asked` for of the one row that is `found`.
 pub async fn read(
     database: &Database,
     found: SelectStatement,
     asked: &Asked,
 ) -> Result<Option<Blob>, Problem> {
-    // Who has them already is not to have them read in vain.
+    // A client that already has the bytes must not cause them to be read.
     if asked.known.is_given() {
         match select(database, found.clone(), Expr::cust("NULL")).await? {
             Some(blob) if !asked.known.has(&tag(&blob.sha256)) => {}
@@ -83,7 +83,8 @@ async fn select(
     }))
 }
 
-/// Deletes a row, and counts it; false where there is none. Who is told so takes it for deleted.
+/// Deletes a row, and counts it; false if there is none. The 404 that follows confirms an earlier deletion,
+/// so that waits for a synchronous standby.
 pub async fn delete(
     database: &Database,
     delete: DeleteStatement,

@@ -1,4 +1,4 @@
-//! What the wiki is about: a file per resource, with its table, its operations and its rules.
+//! The wiki itself: a file per resource, with its table, its operations and its rules.
 
 use poem_openapi::Tags;
 
@@ -21,7 +21,7 @@ pub mod subjects;
 pub mod user;
 pub mod users;
 
-/// By which the document groups operations, in its own order.
+/// The groups of operations in the document.
 #[derive(Tags)]
 enum Tag {
     /// Those who write posts.

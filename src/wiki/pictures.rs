@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Whose picture it is, and what it is; its bytes are read by themselves.
+/// A picture without its bytes, which are read separately.
 mod entity {
     use sea_orm::entity::prelude::*;
 
@@ -75,7 +75,7 @@ impl Pictures {
         }
     }
 
-    /// Why a caller has not changed the picture of this user, whose it may be.
+    /// Why a caller has not changed the picture of this user.
     async fn refusal(&self, caller: &Caller, user: Id) -> Result<Problem, Problem> {
         users::find(&self.media.app, user).await?;
         if !caller.is_admin {
@@ -124,7 +124,7 @@ impl Pictures {
         id: Path<Id>,
         image: Image<MAX_BYTES>,
     ) -> Result<Put, Failure<WritePictureFailure>> {
-        // To set it again sets the same.
+        // Idempotent: setting it again sets the same.
         note_repeatable();
         let user = id.0;
         let caller = by.0.caller.filter(|caller| !caller.is_admin);

@@ -1,4 +1,4 @@
-//! One post: as it is or was, changed, and deleted.
+//! One post: reads it as it is or was, edits and deletes it.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl OnePost {
     }
 }
 
-/// A post with the tag by which it can be changed.
+/// A post, with the entity tag to send when it is changed.
 fn found(post: &Post) -> Found<Post> {
     Found::tagged(Rendered::new(post), State::of(post).tag())
 }

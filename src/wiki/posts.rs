@@ -1,4 +1,4 @@
-//! Posts, each of them written by a user.
+//! Posts, each written by a user.
 
 use std::sync::Arc;
 
@@ -60,11 +60,11 @@ pub mod entity {
         pub user_id: Id,
         /// When the post was created: UTC, without a zone, to the microsecond.
         pub created_time: Time,
-        /// How many texts it has had.
+        /// How many texts it has had, this one included.
         #[oai(skip)]
         #[serde(skip)]
         pub revision: i64,
-        /// When it got this one, if it had another before.
+        /// When it got this text, if it was edited.
         #[oai(skip)]
         #[serde(skip)]
         pub edited_time: Option<Time>,
@@ -107,7 +107,7 @@ struct Entry {
     created_time: Time,
 }
 
-/// Cut by the database: whole, a hundred of them could be 40 MB.
+/// Cut by the database: a hundred whole texts could be 40 MB.
 fn excerpt() -> Expr {
     Func::cust("substr").arg(Column::Content.into_expr()).arg(1).arg(200).into()
 }
@@ -153,7 +153,7 @@ impl Posts {
         posts.into_partial_model().all(database).await.map_err(search::problem)
     }
 
-    /// What is done once a post is inserted.
+    /// What to do once a post is inserted.
     fn inserted(&self) -> impl FnOnce(&Post) + use<> {
         let Self { app, created } = self.clone();
         move |post| {
@@ -175,12 +175,12 @@ pub fn unknown(id: Id) -> Problem {
     Problem::not_found(format!("there is no post {id}"))
 }
 
-/// The id of a post, if there is such a post.
+/// Selects the id of a post, if it exists.
 pub fn select(id: Id) -> SelectStatement {
     Entity::find_by_id(id).select_only().column(Column::PostId).into_query()
 }
 
-/// A 404, if there is no such post.
+/// A 404 if there is no such post.
 pub async fn check(app: &App, id: Id) -> Result<(), Problem> {
     let found = app.database()?.query_one(&select(id)).await?;
     found.map(drop).ok_or_else(|| unknown(id))
@@ -265,7 +265,7 @@ impl Posts {
             ..Default::default()
         };
         let database = self.app.database()?;
-        // An admin may write for all.
+        // An admin may write as anybody.
         if let Some(caller) = caller.0.filter(|caller| !caller.is_admin) {
             let terms = subjects::writes_as(&caller, user_id);
             let post = match database.insert_on(terms, post, once, self.inserted()).await? {
@@ -280,7 +280,7 @@ impl Posts {
         }
         let inserted = database.insert(post, once, self.inserted()).await;
         let post = inserted.map_err(|error: DbErr| match error.sql_err() {
-            // The key is the check: looking first would cost a round trip, and still race.
+            // The foreign key is the check: looking first would cost a round trip, and still race.
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
                 Problem::not_found(format!("there is no user {user_id} to write the post"))
             }

@@ -1,4 +1,4 @@
-//! Reactions: what users show of a post, each of them once.
+//! Reactions to posts: a user has each kind at most once for a post.
 
 use std::{marker::PhantomData, str::FromStr, sync::Arc};
 
@@ -225,7 +225,7 @@ impl<N: Naming> Reactions<N> {
         let (database, set) = (self.app.database()?, self.set.clone());
         match database.insert_on(terms, reaction, None, move |_| set.inc()).await {
             Ok(Inserted::Row(reaction)) => actor.note(reaction.user_id),
-            // It was there. Who is told so takes it for kept.
+            // It was set already. The 204 confirms that, so the check waits for a synchronous standby.
             Ok(_) => actor.check(database, post).await?,
             Err(error) => return Err(actor.problem(error, database, post).await.into()),
         }

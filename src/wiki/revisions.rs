@@ -1,4 +1,4 @@
-//! What posts were: each text that one has had, by its number.
+//! The history of posts: each text that a post has had, by its number.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ impl Revisions {
     ) -> Result<Listed<Revision>, Failure<ReadFailure>> {
         let (id, page) = (id.0, Page::new(limit, before));
         let database = self.0.database()?;
-        // Each of the two is a page at most, however many there are.
+        // Each of the two selects reads at most a page, however many revisions there are.
         let sql = "SELECT * FROM (
                 SELECT revision, editor_id, coalesce(edited_time, created_time) AS created_time,
                     substr(content, 1, 200) AS excerpt

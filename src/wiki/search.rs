@@ -23,10 +23,10 @@ use crate::{
 };
 
 const MAX_CHARACTERS: usize = 1000;
-/// PostgreSQL passes over longer words, in texts and in questions.
+/// PostgreSQL ignores longer words, in texts and in queries.
 const MAX_WORD_BYTES: usize = 2046;
 
-/// The database, where posts can be searched.
+/// The database, if posts can be searched.
 pub fn database(app: &App) -> Result<&Database, Problem> {
     if !app.database()?.indexes.has_search() {
         return Err(Problem::invalid(vec![Invalid {
@@ -37,7 +37,7 @@ pub fn database(app: &App) -> Result<&Database, Problem> {
     app.database_with(&INDEX)
 }
 
-/// Of a search that has failed.
+/// The problem of a failed search.
 pub fn problem(error: DbErr) -> Problem {
     match is_overtime(&error) {
         true => Problem::new(
@@ -48,7 +48,7 @@ pub fn problem(error: DbErr) -> Problem {
     }
 }
 
-/// What posts are searched for: a text with at least one word.
+/// The words to search for: a text with at least one word.
 pub struct Search(String);
 
 impl FromStr for Search {
@@ -71,7 +71,7 @@ impl InQuery for Search {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             min_length: Some(1),
             max_length: Some(MAX_CHARACTERS),
-            // That it holds a word, no pattern says that all dialects read.
+            // No pattern that all regex dialects understand can say that it must contain a word.
             pattern: Some(WITHOUT_NUL.into()),
             ..MetaSchema::new("string")
         }))
@@ -89,7 +89,7 @@ impl Search {
         self.0.split(|c| !is_of_word(c)).filter(|word| !word.is_empty())
     }
 
-    /// Those of the posts on a page, by their `key`, that have all of the words.
+    /// The page of those `posts` that have all of the words, by their `key`.
     pub fn of<Q: QueryFilter + QueryOrder + QuerySelect>(
         &self,
         page: &Page,
@@ -103,12 +103,12 @@ impl Search {
         match backend {
             DbBackend::Postgres => {
                 let words = Expr::cust_with_values(POSTGRESQL, [&self.0]);
-                // An expression, as the planner would rather walk the posts by their key until it has
-                // met enough that match.
+                // As an expression, since for a bare key the planner would rather walk the posts in its
+                // order until it has found enough that match.
                 page.of(posts.filter(words), key.into_expr().add(0))
             }
             _ => {
-                // Each quoted, as AND and NEAR are words here.
+                // Each quoted, since AND and NEAR are plain words here.
                 let words: BTreeSet<_> = self.words().map(|word| format!("\"{word}\"")).collect();
                 let words = words.into_iter().collect::<Vec<_>>().join(" ");
                 let (upto, rows) = (page.upto(), page.rows());
@@ -122,7 +122,7 @@ impl Search {
     }
 }
 
-/// PostgreSQL's `[:alnum:]` of ICU, and the categories that FTS5 is given.
+/// The same as PostgreSQL's `[:alnum:]` with ICU, and as the categories that FTS5 is given.
 fn is_of_word(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Letter
         || c.general_category() == GeneralCategory::DecimalNumber

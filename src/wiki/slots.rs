@@ -1,4 +1,4 @@
-//! The table of attachments: the slots that a post has for them, and who may fill one.
+//! The table of attachments: a post's slots for them, and who may fill one.
 
 use poem::http::StatusCode;
 use sea_orm::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// An attachment without its bytes, which are read by themselves.
+/// An attachment without its bytes, which are read separately.
 pub mod entity {
     use sea_orm::entity::prelude::*;
 
@@ -42,10 +42,10 @@ pub mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// How many each post has.
+/// How many slots each post has.
 pub const COUNT: i32 = 10;
 
-/// The terms on which a file is added to `post`: in a slot that is free, as the caller's own.
+/// The terms of adding a file to `post`: in a free slot, and as the caller's own.
 pub fn terms(by: &Writer, post: Id) -> Made {
     let taken = Query::select()
         .column("slot")
@@ -57,7 +57,7 @@ pub fn terms(by: &Writer, post: Id) -> Made {
         .from_values(1..=COUNT, "slots")
         .and_where(Expr::col("column1").not_in_subquery(taken))
         .to_owned();
-    // Any of them: of several at a time, each is to find another one.
+    // A random one, so that concurrent inserts rarely pick the same slot.
     let one = free.clone().order_by_expr(Func::random().into(), Order::Asc).limit(1).to_owned();
     let mut terms = Made {
         beside: vec![("slot", one.into())],

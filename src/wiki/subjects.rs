@@ -1,5 +1,5 @@
-//! Whose users are: with an issuer of tokens, each of its subjects has one user, and writes as that one
-//! only. Subjects are in no answer.
+//! The owners of users: with an issuer of tokens, each of its subjects has one user, and writes only as that
+//! one. Subjects appear in no answer.
 
 use std::sync::Arc;
 
@@ -42,13 +42,13 @@ use crate::{
     },
 };
 
-/// Columns of the table of users that its entity has not: nobody is shown them.
+/// Columns of the users that their entity does not have, so that no answer can show them.
 const ISSUER: &str = "issuer";
 const SUBJECT: &str = "subject";
 
 const NO_USER_YET: &str = "you have no user yet: POST /users with a name makes it";
 
-/// A subject's name with its issuer (OpenID Connect Core 1.0, section 2).
+/// A subject, as its issuer names it (OpenID Connect Core 1.0, section 2).
 type Subject = Text<255, true>;
 
 /// A user to be created. Unknown fields are ignored.
@@ -95,7 +95,7 @@ impl FromFields for NewSubject {
     }
 }
 
-/// Users while each is its caller's own.
+/// The users if each belongs to a caller.
 #[derive(Clone)]
 pub struct OwnUsers(pub Creation);
 
@@ -204,7 +204,7 @@ impl OwnUsers {
     }
 }
 
-/// The terms on which a user is a subject's: as its only one.
+/// The terms of creating a user for a subject: as its only one.
 fn only_of(issuer: &str, subject: &str) -> Fixed {
     Fixed {
         beside: vec![(ISSUER, issuer.into()), (SUBJECT, subject.into())],
@@ -213,7 +213,7 @@ fn only_of(issuer: &str, subject: &str) -> Fixed {
     }
 }
 
-/// The terms on which a `caller` writes as this user: as its own.
+/// The terms of writing as this user: it is the `caller`'s own.
 pub fn writes_as(caller: &Caller, user: Id) -> Fixed {
     Fixed { condition: Some((is_own, own(caller, user))), ..Fixed::default() }
 }
@@ -233,18 +233,18 @@ fn is_own(values: &[Value]) -> Expr {
     Expr::exists(own.clone().and_where(Column::Id.eq(user.clone())).to_owned())
 }
 
-/// The refusal of a write by a caller that has no user.
+/// The 403 for a caller that has no user.
 pub fn no_user_yet() -> Problem {
     not_own(NO_USER_YET)
 }
 
-/// The id of the user that is the caller's own.
+/// The id of the caller's own user.
 pub async fn own_user(database: &Database, caller: &Caller) -> Result<Option<Id>, DbErr> {
     let user = database.query_one(&user_of(caller)).await?;
     user.map(|row| row.try_get("", "id")).transpose()
 }
 
-/// The same within a statement.
+/// The same as a subquery.
 pub fn user_of(caller: &Caller) -> SelectStatement {
     select_of(&*caller.issuer, caller.subject.as_str())
 }
@@ -262,7 +262,7 @@ fn update_user(id: Id, issuer: &str, subject: Option<&str>) -> UpdateStatement {
         .to_owned()
 }
 
-/// Whether a row of the table of users is this subject's.
+/// Whether a user is this subject's.
 fn is_of(issuer: impl Into<Value>, subject: impl Into<Value>) -> Condition {
     Condition::all()
         .add(Expr::col(ISSUER).eq(issuer.into()))

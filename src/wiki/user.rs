@@ -1,4 +1,4 @@
-//! One user: read, and deleted.
+//! One user: reads and deletes it.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// So many of the posts that are in the way are named.
+/// How many of the posts that prevent a deletion are named.
 const NAMED: u64 = 3;
 
 /// The operations on a user.
@@ -51,7 +51,7 @@ impl OneUser {
         Self { app: app.clone(), deleted: app.metrics.counter("users_deleted_total", help) }
     }
 
-    /// Whether there was such a user, without posts, that this caller may delete.
+    /// Deletes the user; false if it does not exist, has posts, or is not this caller's to delete.
     async fn delete_for(&self, caller: &Caller, id: Id) -> Result<bool, Problem> {
         let posts = Query::select()
             .expr(Expr::val(1))
@@ -65,7 +65,7 @@ impl OneUser {
         }
         match self.app.database_with(&POSTS_OF_USER)?.execute(&delete).await {
             Ok(done) => Ok(done.rows_affected() > 0),
-            // A post that was written meanwhile.
+            // A post was written meanwhile.
             Err(error)
                 if matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_))) =>
             {

@@ -82,11 +82,12 @@ impl FromFields for NewUser {
     }
 }
 
-/// The users while anybody may write as anybody: a path's operations stand in one place.
+/// The users if anybody may write as anybody. Lists them as well, since poem-openapi wants a path's operations
+/// in one place.
 #[derive(Clone)]
 pub struct AnyUsers(pub Creation);
 
-/// What creating users takes, whoever does it.
+/// What creating a user needs, with or without an issuer of tokens.
 #[derive(Clone)]
 pub struct Creation {
     pub app: Arc<App>,
@@ -99,7 +100,7 @@ impl Creation {
         Self { app: app.clone(), created: app.metrics.counter("users_created_total", help) }
     }
 
-    /// What is done once a user is inserted.
+    /// What to do once a user is inserted.
     pub fn inserted(&self) -> impl FnOnce(&User) + use<> {
         let Self { app, created } = self.clone();
         move |user| {
