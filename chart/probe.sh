@@ -1,5 +1,5 @@
-# Walks the API, as far as it is switched on for whoever calls: with identity and without a TOKEN it only reads. What can be
-# deleted is, also after a failure. It takes a function `send METHOD PATH BODY [HEADER]...`, which puts the answer into `answer`.
+# Exercises every part of the API that is switched on for the caller: with identity and without a TOKEN it only reads. Deletes what
+# it can, even after a failure. Needs a function `send METHOD PATH BODY [HEADER]...`, which puts the response into `answer`.
 
 shopt -s nocasematch
 json='Content-Type: application/json'
@@ -16,18 +16,18 @@ clean_up() {
 trap clean_up EXIT
 
 fail() {
-  echo "$1 was expected, and not: $answer" >&2
+  echo "expected $1, got: $answer" >&2
   exit 1
 }
 
-# STATUSES METHOD PATH [BODY [HEADER]...]: what else it is than one of these, separated by commas, is the end.
+# STATUSES METHOD PATH [BODY [HEADER]...]: fails if the status is none of these, separated by commas.
 call() {
   local statuses=$1
   shift
   for _ in {1..30}; do
     send "$1" "$2" "${3-}" 'Cache-Control: no-cache' "${@:4}"
     head=${answer%%$'\r\n\r\n'*}
-    # An index is still built, or too much was asked for: nothing was written.
+    # An index is still being built, or the rate limit was reached: nothing was written.
     [[ $head == *$'\nretry-after:'* ]] || break
     sleep 1
   done
@@ -35,22 +35,22 @@ call() {
   if [[ $head =~ ^HTTP/[^\ ]+\ ([0-9]+) ]]; then status=${BASH_REMATCH[1]}; fi
   if [[ $head =~ $location ]]; then id=${BASH_REMATCH[1]}; fi
   echo "$1 $2: $status"
-  # A path that is none of the API's is a 404, too.
+  # An unknown path is a 404, too.
   [[ ,$statuses, == *,$status,* && $answer != *'there is nothing here;'* ]] || fail "$statuses"
 }
 
-# TEXT: the answer has it.
+# TEXT: the response contains it.
 has() {
   [[ $answer == *"$1"* ]] || fail "$1"
 }
 
-# PATH: it is there, and then no more.
+# PATH: it exists, and then no longer does.
 delete() {
   call 204 DELETE "$1"
   call 404 GET "$1"
 }
 
-# USER POST: all that is read of them.
+# USER POST: everything that can be read of them.
 read_all() {
   local list
   call 200 GET "/users/$1"
@@ -66,7 +66,7 @@ read_all() {
 
 walk() {
   local newest user post etag comment attachment is_new='' path
-  # With a key each 503 may be tried again.
+  # With a key, every 503 may be retried.
   local key="Idempotency-Key: helm-test-$RANDOM$RANDOM$RANDOM"
   call 200 GET /docs
   call 200 GET /openapi.json
@@ -85,7 +85,7 @@ walk() {
     if [[ $newest =~ \"post_id\":([0-9]+),.*\"user_id\":([0-9]+) ]]; then
       read_all "${BASH_REMATCH[2]}" "${BASH_REMATCH[1]}"
     fi
-    echo 'nothing was written: that takes a token'
+    echo 'nothing was written: that requires a token'
     return
   fi
   if [[ $status == 201 ]]; then
@@ -139,7 +139,7 @@ walk() {
   attachment=$id
   call 200 GET "/attachments/$attachment"
   has $'\r\n\r\nhelm test'
-  # Whoever was there before may have a picture of his own.
+  # A user that existed before may have a picture already.
   if [[ $is_new ]]; then
     call 201,204 PUT "/users/$user/picture" 'GIF89a' 'Content-Type: image/gif'
     call 200 GET "/users/$user/picture"

@@ -1,16 +1,16 @@
--- Goes before a dump, as COMMIT goes behind it: all of it happens or nothing, wherever the stream ends.
--- What the schema holds of ours makes room, for a dump cannot name what a later version has added.
+-- Goes before a dump, and COMMIT after it: the restore is all or nothing, wherever the stream ends.
+-- Drops everything of ours in the schema, since a dump cannot name what a later version has added.
 BEGIN;
 DO $restore$
 DECLARE
     kind text;
     names text;
 BEGIN
-    -- Whoever waits for a table holds up all who come later: so it is tried often, and each time for less than deadlock_timeout.
+    -- A session that waits for a table lock holds up all later ones: so try often, and each time for less than deadlock_timeout.
     SET LOCAL lock_timeout = '800ms';
     FOR attempt IN 1..60 LOOP
         BEGIN
-            -- under this lock the service changes its schema
+            -- the lock under which the service changes its schema
             PERFORM pg_advisory_xact_lock(2003397481);
             SELECT string_agg(oid::regclass::text, ', ') INTO names
             FROM pg_class
@@ -22,7 +22,7 @@ BEGIN
             EXIT;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF attempt = 60 THEN
-                RAISE 'a transaction that does not end holds the tables: pg_stat_activity shows it';
+                RAISE 'a long-running transaction holds the tables: pg_stat_activity shows it';
             END IF;
             PERFORM pg_sleep(0.2);
         END;
@@ -31,7 +31,7 @@ BEGIN
     FOR kind, names IN
         SELECT object.kind, string_agg(object.name, ', ')
         FROM (
-            -- a view was made after what it shows
+            -- a view is newer than what it selects from
             SELECT oid, 'pg_class'::regclass AS catalog, relowner AS owner, relnamespace AS namespace, oid::regclass::text AS name,
                 CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
                 CASE relkind WHEN 'v' THEN -oid::bigint WHEN 'm' THEN -oid::bigint WHEN 'S' THEN 2 ELSE 1 END AS place
@@ -47,12 +47,12 @@ BEGIN
         WHERE namespace = current_schema()::regnamespace AND pg_has_role(owner, 'USAGE') AND NOT EXISTS (
             SELECT FROM pg_depend
             WHERE classid = object.catalog AND objid = object.oid AND refobjid <> objid
-                AND deptype IN ('e', 'i', 'a') -- of an extension, or goes with another
+                AND deptype IN ('e', 'i', 'a') -- part of an extension, or dropped with another object
         )
         GROUP BY object.kind, place
         ORDER BY place
     LOOP
-        -- without CASCADE: what hangs on ours and is not ours is named in an error
+        -- without CASCADE: objects of others that depend on ours are named in an error
         EXECUTE format('DROP %s %s', kind, names);
     END LOOP;
 END

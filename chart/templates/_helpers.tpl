@@ -1,4 +1,4 @@
-{{/* The start of every name: the release's, and the chart's where the release's does not say it. Short enough for suffixes. */}}
+{{/* The prefix of every name: the release's name, and the chart's unless the release's contains it. Short enough for suffixes. */}}
 {{- define "wiki.fullname" -}}
 {{- $name := .Release.Name -}}
 {{- if not (contains .Chart.Name $name) }}{{ $name = printf "%s-%s" $name .Chart.Name }}{{ end -}}
@@ -32,14 +32,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end }}
 
-{{/* Names of Secrets, or, as in Kubernetes, objects with a name. */}}
+{{/* From names of Secrets, or objects with a name, as in Kubernetes. */}}
 {{- define "wiki.imagePullSecrets" -}}
 {{- $secrets := list }}
 {{- range .Values.global.imagePullSecrets }}{{ $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}{{ end }}
 {{- with $secrets }}{{ toYaml . }}{{ end }}
 {{- end }}
 
-{{/* What every pod has in common: (dict "root" $ "values" .Values.api), values being the component's, and
+{{/* What all pods have in common: (dict "root" $ "values" .Values.api), values being the component's, and
      "serviceAccountName" for the one that talks to Kubernetes. */}}
 {{- define "wiki.podSpec" -}}
 # a Service called "wiki" would put WIKI_PORT=tcp://… into the environment
@@ -48,8 +48,8 @@ enableServiceLinks: false
 serviceAccountName: {{ . }}
 {{- end }}
 automountServiceAccountToken: {{ hasKey . "serviceAccountName" }}
-{{- /* A volume whose root is right is left as it is: PostgreSQL refuses data that its group may write. It says so even where the
-       chart names no group, since OpenShift names one at admission. */}}
+{{- /* A volume whose root has the right group is left alone: PostgreSQL refuses data that its group may write. The policy is set even
+       where the chart sets no group, since OpenShift sets one at admission. */}}
 {{- $own := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") "fsGroupChangePolicy" "OnRootMismatch" }}
 securityContext: {{- merge (deepCopy (.values.podSecurityContext | default dict)) $own | toYaml | nindent 2 }}
 {{- with include "wiki.imagePullSecrets" .root }}
@@ -69,7 +69,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* What every container has in common: the same argument. */}}
+{{/* What all containers have in common: the same argument. */}}
 {{- define "wiki.container" -}}
 image: {{ include "wiki.image" (dict "root" .root "image" .values.image) }}
 imagePullPolicy: {{ .root.Values.global.imagePullPolicy }}
@@ -83,8 +83,8 @@ resources: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* A container's environment: (dict "own" "- name: …" "extra" .Values.api.extraEnv). A name that is in both is left to the user
-     alone, since server-side apply, which Helm 4 uses, refuses a list that has it twice. */}}
+{{/* A container's environment: (dict "own" "- name: …" "extra" .Values.api.extraEnv). If a name is in both, only the
+     user's is kept, since server-side apply, which Helm 4 uses, refuses a list that has it twice. */}}
 {{- define "wiki.env" -}}
 {{- $env := list }}
 {{- $names := list }}
@@ -93,8 +93,8 @@ resources: {{- toYaml . | nindent 2 }}
 {{- concat $env (.extra | default list) | toYaml }}
 {{- end }}
 
-{{/* Under Argo CD the database is there before what uses it. A volume claim has to be in the same wave as the pod that
-     mounts it: many classes bind it no sooner. */}}
+{{/* Under Argo CD the database comes before what uses it. A volume claim has to be in the same wave as the pod that
+     mounts it: many storage classes do not bind it before then. */}}
 {{- define "wiki.databaseWave" -}}
 argocd.argoproj.io/sync-wave: "-1"
 {{- end }}
@@ -102,7 +102,7 @@ argocd.argoproj.io/sync-wave: "-1"
 {{/* A component's volume claim, kept on uninstall: (dict "root" $ "component" "grafana" "persistence" …) */}}
 {{- define "wiki.claim" -}}
 {{- $labels := include "wiki.labels" . | fromYaml }}
-{{- /* So that what deletes a release's data by this label leaves the backups. No release's name has a "_". */}}
+{{- /* So that deleting a release's data by this label spares the backups. No release's name contains a "_". */}}
 {{- if eq .component "backup" }}{{ $_ := set $labels "app.kubernetes.io/instance" (printf "%s_backup" .root.Release.Name) }}{{ end -}}
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -141,8 +141,8 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* A file of rules or dashboards, made to select this release's series only: no release's names are a regular expression that
-     another's match, such as `wiki-.+`, which `wiki-2-postgresql` does. */}}
+{{/* A file of rules or dashboards, restricted to this release's series: names are never used as a regular expression that could match
+     another release's, as `wiki-.+` matches `wiki-2-postgresql`. */}}
 {{- define "wiki.file" -}}
 {{- $values := .root.Values }}
 {{- $claims := list "FULLNAME-database-[0-9]+(-wal)?" }}
@@ -167,7 +167,7 @@ spec:
 groups: {{- toYaml $groups | nindent 2 }}
 {{- end }}
 
-{{/* The bytes that a quantity of Kubernetes stands for, such as 512Mi. */}}
+{{/* The number of bytes in a Kubernetes quantity such as 512Mi. */}}
 {{- define "wiki.bytes" -}}
 {{- $quantity := kindIs "float64" . | ternary (int64 . | toString) (toString .) }}
 {{- $number := regexFind "^[0-9.]+" $quantity }}
@@ -175,8 +175,8 @@ groups: {{- toYaml $groups | nindent 2 }}
 {{- mulf (float64 $number) (get $units (trimPrefix $number $quantity)) | int64 -}}
 {{- end }}
 
-{{/* The size from which the database may fill the chart's own volume: its write-ahead log, a gibibyte by PostgreSQL's default,
-     lies beside it. Empty where the volume's size is not the chart's. */}}
+{{/* The size above which the database may fill the chart's own volume, which also holds the write-ahead log, a gibibyte by
+     PostgreSQL's default. Empty if the chart does not set the volume's size. */}}
 {{- define "wiki.databaseLimit" -}}
 {{- with .Values.postgresql.primary.persistence }}
 {{- if and (include "wiki.postgresql" $) .enabled (not .existingClaim) }}
@@ -242,12 +242,12 @@ secretKeyRef:
 {{- end }}
 {{- end }}
 
-{{/* A text as a part of a URL before its "?", where a "+" is no space. */}}
+{{/* Escapes a text for the part of a URL before the "?", where a "+" is not a space. */}}
 {{- define "wiki.urlPart" -}}
 {{- urlquery . | replace "+" "%20" -}}
 {{- end }}
 
-{{/* DATABASE_URL, and PGPASSWORD beside it, so that no password has to be escaped into a URL. */}}
+{{/* DATABASE_URL, with a separate PGPASSWORD, so that no password has to be escaped in a URL. */}}
 {{- define "wiki.databaseEnv" -}}
 {{- $database := include "wiki.database" . -}}
 {{- if eq $database "cloudnativepg" }}
@@ -294,12 +294,12 @@ secretKeyRef:
 {{- if and .Values.prometheus.enabled (not .Values.prometheus.operator.enabled) }}true{{ end -}}
 {{- end }}
 
-{{/* Whether a PostgreSQL of the chart's own runs in the release. */}}
+{{/* Whether the chart's own PostgreSQL runs in the release. */}}
 {{- define "wiki.postgresql" -}}
 {{- if and .Values.postgresql.enabled (eq (include "wiki.database" .) "builtin") }}true{{ end -}}
 {{- end }}
 
-{{/* Where Grafana is for a browser. Without one host, wherever the browser found it: the Ingress or a port-forward. */}}
+{{/* Grafana's address for a browser. Without a single host, wherever the browser found it: the Ingress or a port-forward. */}}
 {{- define "wiki.grafanaUrl" -}}
 {{- with .Values.ingress -}}
 {{- if and .enabled .host (not (hasPrefix "*" .host)) -}}

@@ -191,7 +191,7 @@ def test_a_dump_that_is_cut_off_is_not_put_to_use(
         path.write_bytes(whole[:length])
         cut = run(helm3, "restore", postgres_database, tmp_path)
         assert cut.returncode != 0
-        assert f"nothing is changed: {path.name} is not whole" in cut.stderr
+        assert f"nothing is changed: {path.name} is incomplete" in cut.stderr
     assert dump(postgres_database) == before
 
     # in the copy elsewhere, where the text of the last line may be anybody's

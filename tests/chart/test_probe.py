@@ -136,5 +136,5 @@ def test_what_fails_half_way_is_told_and_deleted(probe: Probe, issuer: Issuer) -
     done = probe.run(service, TOKEN=issuer.token())
     assert done.returncode
     assert "/comments: 500" in done.stdout
-    assert "201 was expected, and not: HTTP/1.1 500" in done.stderr
+    assert "expected 201, got: HTTP/1.1 500" in done.stderr
     assert probe.rows() == {}

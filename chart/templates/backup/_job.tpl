@@ -1,4 +1,4 @@
-{{/* A Job's specification that works on the dumps: (dict "root" $ "script" "backup"), "firstBackup" or "restore". */}}
+{{/* The specification of a Job that works on the dumps: (dict "root" $ "script" "backup"), "firstBackup" or "restore". */}}
 {{- define "wiki.databaseJob" -}}
 {{- $root := .root }}
 {{- $labels := dict "root" $root "component" "backup" "persistence" (merge (dict "enabled" true) $root.Values.backup.persistence) }}
@@ -19,7 +19,7 @@ spec:
           command: [sh, -euc]
           args:
             - |
-              # a release that is being installed has no database yet
+              # while the release is being installed there is no database yet
               until pg_isready --quiet; do sleep 1; done
               cd /backup
               {{- include (printf "wiki.%sScript" .script) $root | nindent 14 }}
@@ -50,7 +50,7 @@ spec:
 {{- end }}
 
 {{- define "wiki.firstBackupScript" -}}
-# where dumps of earlier data lie, one of a database that is still empty must not become the newest
+# if there are dumps of earlier data, one of a database that is still empty must not become the newest
 set -- wiki-*.dump
 if [ -f "$1" ]; then
   echo "there are dumps already"
@@ -60,10 +60,10 @@ fi
 {{- end }}
 
 {{- define "wiki.backupScript" -}}
-# what a killed one has left: none runs for longer than an hour
+# left by a killed one: none runs longer than an hour
 find . -name 'wiki-*.dump.part' -mmin +60 -delete
 dump=wiki-$(date -u +%Y%m%dT%H%M%SZ).dump
-# under another name until it is whole
+# under a temporary name until it is complete
 trap 'rm -f "$dump.part"' EXIT
 pg_dump --format=custom --file="$dump.part"
 mv "$dump.part" "$dump"
@@ -85,9 +85,9 @@ if [ ! -f "$dump" ]; then
   echo "no dump to restore: $dump" >&2
   exit 1
 fi
-# read to its end before anything is changed
+# read to the end before anything is changed
 if ! pg_restore --file=/dev/null "$dump"; then
-  echo "nothing is changed: $dump is not whole" >&2
+  echo "nothing is changed: $dump is incomplete" >&2
   exit 1
 fi
 schema=$(psql --no-psqlrc --no-align --tuples-only --command='SELECT current_schema()')
@@ -108,7 +108,7 @@ SQL
   } | psql --no-psqlrc --set=ON_ERROR_STOP=1 | tail -n 1
 )
 if [ "$last" != COMMIT ]; then
-  echo "not restored: unless the answer to COMMIT alone was lost, nothing is changed" >&2
+  echo "not restored: nothing is changed, unless only the answer to COMMIT was lost" >&2
   exit 1
 fi
 echo "restored $PGDATABASE from $dump"
