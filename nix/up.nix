@@ -44,6 +44,8 @@ writeShellApplication {
       if [ -n "''${WIKI_VALUES:-}" ]; then
         [ -f "$WIKI_VALUES" ] || fail "WIKI_VALUES=$WIKI_VALUES: there is no such file"
         options+=(--env WIKI_VALUES=/values.yaml --volume "$(realpath "$WIKI_VALUES"):/values.yaml:ro")
+      else
+        options+=(--env WIKI_VALUES)
       fi
       docker create --privileged --name wiki-cluster --publish "''${PUBLISH_ADDRESS:-127.0.0.1}:8080:8080" --volume wiki-cluster:/var/lib/docker \
         "''${options[@]}" "$image" >/dev/null

@@ -45,8 +45,18 @@ impl Contents {
     }
 }
 
+/// What `WIKI_VALUES` says.
+#[derive(PartialEq)]
+pub enum UserValues {
+    NotSet,
+    /// The chart's defaults are wanted.
+    Empty,
+    Given,
+}
+
 pub struct Config {
     pub values: Vec<String>,
+    pub user_values: UserValues,
     pub k3s_args: Vec<String>,
     /// Where the networks of the Docker inside are, each of them a /24.
     pub address_pool: String,
@@ -56,10 +66,15 @@ impl Config {
     pub fn read(contents: &Contents) -> Result<Config, String> {
         let variable = |name| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let mut values = vec![format!("{SHARE}/values.yaml")];
+        let mut user_values = match env::var_os("WIKI_VALUES") {
+            Some(_) => UserValues::Empty,
+            None => UserValues::NotSet,
+        };
         if let Some(path) = variable("WIKI_VALUES") {
             fs::read_to_string(&path)
                 .map_err(|error| format!("WIKI_VALUES={path}: {error}; mount the file there"))?;
             values.push(path);
+            user_values = UserValues::Given;
         }
         if let Some(password) = variable("GRAFANA_ADMIN_PASSWORD") {
             check_password(&password)?;
@@ -72,7 +87,7 @@ impl Config {
             parse_k3s_args(&variable("K3S_ARGS").unwrap_or_default(), &contents.k3s_options)?;
         let address_pool = variable("DOCKER_ADDRESS_POOL").unwrap_or_else(|| ADDRESS_POOL.into());
         check_address_pool(&address_pool)?;
-        let config = Config { values, k3s_args, address_pool };
+        let config = Config { values, user_values, k3s_args, address_pool };
         config.render(contents)?;
         Ok(config)
     }

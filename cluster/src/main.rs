@@ -33,7 +33,7 @@ wiki-cluster, in the container: docker exec wiki-cluster wiki-cluster COMMAND
 
 Environment of the container, all of it optional:
 
-  WIKI_VALUES             a YAML file in the container with values for the chart
+  WIKI_VALUES             a YAML file in the container with values for the chart, needed at each start once it was given
   GRAFANA_ADMIN_PASSWORD  password of Grafana's first login, made at the first start
   K3S_ARGS                further options for `k3s server`, as in: --kubelet-arg=max-pods=50
   DOCKER_ADDRESS_POOL     where the networks of the Docker inside are; 198.18.0.0/15 unless it is set

@@ -42,6 +42,7 @@ fn boot() -> Result<(), String> {
     let mut volume = Volume::open()?;
     volume.refuse_downgrade(&contents)?;
     let config = Config::read(&contents)?;
+    volume.refuse_forgotten_values(&config)?;
     machine::check(&config, volume.state.node.is_none())?;
 
     steps(&contents, &config, &mut volume).inspect_err(|_| {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Contents;
+use crate::config::{Config, Contents, UserValues};
 use crate::process;
 
 const DIRECTORY: &str = "/var/lib/docker/wiki-cluster";
@@ -23,6 +23,9 @@ pub struct State {
     pub node: Option<String>,
     /// What k3s encrypts its data with.
     pub token: Option<String>,
+    /// Whether the last start was given a file of values.
+    #[serde(default)]
+    pub has_values: bool,
 }
 
 /// Kept as long as the process lives: what it has started goes on with the volume.
@@ -54,6 +57,20 @@ impl Volume {
 
     pub fn refuse_downgrade(&self, contents: &Contents) -> Result<(), String> {
         refuse_downgrade(&self.state.versions, &contents.versions)
+    }
+
+    /// Values belong to the container, not to the volume: without them an upgrade would silently go back to the
+    /// chart's defaults, under which anyone may write.
+    pub fn refuse_forgotten_values(&mut self, config: &Config) -> Result<(), String> {
+        if self.state.has_values && config.user_values == UserValues::NotSet {
+            return Err(
+                "the volume at /var/lib/docker was last used with WIKI_VALUES, which is not set now: set it again, or to \
+                 nothing (WIKI_VALUES=) for the chart's defaults, with which anyone may write"
+                    .into(),
+            );
+        }
+        self.state.has_values = config.user_values == UserValues::Given;
+        self.save()
     }
 
     /// From now on no older version may follow.

@@ -297,6 +297,19 @@ def test_a_downgrade_is_refused(machine) -> None:
     machine.boot()
 
 
+def test_values_are_not_forgotten(machine) -> None:
+    """They are the container's, and the next one may be made without them."""
+    (machine.directory / "values-of-user.yaml").write_text("api: {replicas: 2}")
+    given = {"WIKI_VALUES": "/run/values-of-user.yaml"}
+    machine.boot(**given)
+    machine.forget_calls()
+    assert "was last used with WIKI_VALUES" in machine.refuse()
+    assert not any(call.startswith("dockerd") for call in machine.calls)
+    machine.boot(**given)
+    machine.boot(WIKI_VALUES="")
+    machine.boot()
+
+
 def test_an_upgrade_that_comes_to_nothing_leaves_the_way_back(machine) -> None:
     machine.boot()
     machine.describe(node="wiki-k3s:m", wiki_cluster="0.3.0")  # whose archive is not there
