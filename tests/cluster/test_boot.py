@@ -347,7 +347,7 @@ def test_from_0_1_0_and_back_by_a_backup(
         post = client.post("/posts", json={"user_id": ada, "content": "of 0.1.0"}).json()
     kept = (f"/users/{ada}", f"/posts/{post['post_id']}")
     before = read(first, *kept)
-    assert first.stop() == 0
+    first.stop()
 
     new = boot(volume, of=image)
     wait_until_ready(new)
