@@ -97,11 +97,11 @@ def test_a_stream_that_ends_early_changes_nothing(
         # on the way from the client, and on the way to the database
         short = wiki_cluster.run("restore", postgres_database, text[:position])
         assert short.returncode == 1
-        assert b"nothing is changed: what came from stdin is no whole backup" in short.stderr
+        assert b"nothing is changed: stdin was not a complete backup" in short.stderr
         broken = wiki_cluster.run("restore", postgres_database, text, CUT=str(ahead + position))
         assert dump(postgres_database) == before, position
         assert broken.returncode == 1
-        assert b"all of it is restored or nothing" in broken.stderr
+        assert b"either everything was restored or nothing" in broken.stderr
     failing = text.replace(b"CREATE TABLE public.posts", b"CREATE TABLE nowhere.posts")
     failed = wiki_cluster.run("restore", postgres_database, failing)
     assert failed.returncode == 1

@@ -138,7 +138,7 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
 
     for damaged in ("", dump.read_text()[:-200]):
         dump.write_text(damaged)
-        with dump.open() as stdin, pytest.raises(AssertionError, match="no whole backup"):
+        with dump.open() as stdin, pytest.raises(AssertionError, match="not a complete backup"):
             docker.run("exec", "-i", cluster.id, "wiki-cluster", "restore", stdin=stdin.fileno())
     assert user(cluster, first) == "Kept"
 

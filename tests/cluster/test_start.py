@@ -268,7 +268,7 @@ def test_ctrl_c_is_for_the_first_process_alone(machine) -> None:
         (
             {"DOCKER_ADDRESS_POOL": "10.0.0.0"},
             "",
-            "DOCKER_ADDRESS_POOL: 10.0.0.0 is no IPv4 network",
+            "DOCKER_ADDRESS_POOL: 10.0.0.0 is not an IPv4 network",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ({"before": "mount -o bind,ro /proc/sys /proc/sys"}, "docker run --privileged"),
         (
             {"before": "echo 1000000000 >/sys/fs/cgroup/memory.max"},
-            "too little memory: 0.9 GiB, and it takes 2.5 GiB",
+            "too little memory: 0.9 GiB, but 2.5 GiB are needed",
         ),
         ({"RUN": "unshare --user --map-root-user"}, "it is in a user namespace (a rootless Docker"),
         ({"before": "rm /sys/fs/cgroup/cgroup.*"}, "this machine has cgroup v1"),
@@ -336,7 +336,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ),
         (
             {"before": "mount -t tmpfs -o size=1g tmpfs /var/lib/docker"},
-            "too little disk: 1.0 GiB are free at /var/lib/docker, and it takes 6.0 GiB",
+            "too little disk: 1.0 GiB free at /var/lib/docker, but 6.0 GiB are needed",
         ),
         (
             {"before": "mount -t proc -o ro proc /var/lib/docker"},
@@ -354,7 +354,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe -a nf_tables nft_compat`"),
         (
             {"before": SQUATTER},
-            "port 8080 inside is taken",
+            "port 8080 is taken inside the container",
         ),
         ({"BROKEN": "dockerd"}, "dockerd ended with exit status: 1: dockerd is broken"),
         ({"BROKEN": "k3d"}, ": k3d is broken"),
