@@ -64,7 +64,7 @@ def programs(nix: Nix) -> dict[str, str]:
     programs = {name: nix.evaluate(f"apps.{SYSTEM}.{name}.program") for name in ("up", "down")}
     for name, program in programs.items():
         built = nix.run("run", f".#{name}", "--", "nonsense")
-        assert f"{name}: it takes " in built.stderr
+        assert f"{name}: it accepts " in built.stderr
         assert Path(program).exists()
     return programs
 
@@ -143,7 +143,7 @@ def test_again(commands: Commands, image: str) -> None:
 
 def test_an_older_container(commands: Commands) -> None:
     line = commands.refuse("up", CONTAINER="wiki-cluster:old")
-    assert line.startswith("up: the container wiki-cluster is of another version, wiki-cluster:old")
+    assert line.startswith("up: the container wiki-cluster has another version, wiki-cluster:old")
     assert "start wiki-cluster" not in commands.calls
 
 

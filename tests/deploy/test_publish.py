@@ -154,7 +154,7 @@ def test_what_others_put_there_is_found_and_never_overwritten(publication: Publi
     assert done.returncode == 1
     assert (
         f"differs  {name}:{VERSION} for linux/amd64: "
-        f"the source gives {publication.pushed[name]}, the registry serves {found}\n"
+        f"the source builds {publication.pushed[name]}, the registry serves {found}\n"
     ) in done.stdout
     assert f"differs  chart wiki {VERSION}" in done.stdout, "it names what was published"
 
@@ -162,5 +162,5 @@ def test_what_others_put_there_is_found_and_never_overwritten(publication: Publi
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
         f"and this would be {publication.digests[name]}: "
-        "a version is published once, so give it another number in Cargo.toml"
+        "a version is published only once, so change the version in Cargo.toml"
     )

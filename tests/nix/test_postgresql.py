@@ -178,8 +178,8 @@ def test_a_folder_of_somebody_else(docker: Docker, image: str, volume: Path) -> 
     database = docker.start(image, options=options, **POSTGRESQL | {"PGDATA": VOLUME})
     assert end(database) == 1
     assert database.log.splitlines()[-1] == (
-        f"{VOLUME} belongs to user 0, and PostgreSQL, as user 12345, takes only a folder of its "
-        "own: set PGDATA to a folder in it"
+        f"{VOLUME} belongs to user 0, and PostgreSQL, as user 12345, accepts only a folder that "
+        "it owns: set PGDATA to a folder in it"
     )
     assert not list(volume.iterdir())
 
