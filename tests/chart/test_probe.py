@@ -1,4 +1,4 @@
-"""What `helm test` runs in its pod, run here, on a service at the port that it calls."""
+"""What `helm test` runs in its pod, run locally, on a service at the port that it calls."""
 
 import os
 import random
@@ -31,7 +31,7 @@ class Probe:
         self.script = script
 
     def serve(self, **variables: Any) -> Service:
-        # The pod calls port 8000, which other tests may have on other addresses.
+        # The pod calls port 8000, which other tests may use on other addresses.
         host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
         return self.start(self.database, host=host, LISTEN_ADDRESS=host, PORT=8000, **variables)
 

@@ -25,7 +25,7 @@ class Program:
         share = folder / "share"
         share.mkdir()
         shutil.copy(CHART / "restore.sql", share)
-        # not by way of Debian's wrappers, which lie in /usr/share
+        # not through Debian's wrappers, which are in /usr/share
         servers = ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
         self.path = f"{kubectl(folder / 'bin')}:{servers}:{os.environ['PATH']}"
         self.script = f"""
@@ -79,7 +79,7 @@ def test_any_dump_goes_over_any_schema(
     for found, schema in SCHEMAS.items():
         database = postgres.create_database()
         database.execute(schema)
-        # as a copy through an editor or a shell's variable may be
+        # as after a copy through an editor or a shell variable
         restored = wiki_cluster.run("restore", database, text.strip())
         assert restored.returncode == 0, (found, restored.stderr)
         assert dump(database) == dump(original), found
@@ -124,7 +124,7 @@ def test_a_backup_that_was_cut_short_fails(
 def half_fed(
     wiki_cluster: Program, postgres_database: PostgresDatabase
 ) -> Iterator[tuple[subprocess.Popen[bytes], bytes]]:
-    """A restore that has half of its dump, and the other half."""
+    """A restore that has received half of its dump, and the other half."""
     postgres_database.execute(OLD)
     text = back_up(wiki_cluster, postgres_database)
     half = len(text) // 2

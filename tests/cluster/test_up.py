@@ -1,4 +1,4 @@
-"""`nix run .#up` and `.#down`, with a double of docker where docker itself cannot show it."""
+"""`nix run .#up` and `.#down`, with a test double of docker where docker itself cannot show it."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from support.nix import SYSTEM, Nix
 
 pytestmark = pytest.mark.timeout(1800)  # the first build of all images
 
-# Of the container: the image it was made from, empty where there is none. Of the start: its error.
+# The container's image, empty if there is no container, and the error of its start.
 DOCKER = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in

@@ -1,4 +1,4 @@
-"""The flake's own checks pass, and those on the images fail where they should."""
+"""The flake's own checks pass, and those of the images fail where they should."""
 
 import pytest
 

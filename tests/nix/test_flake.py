@@ -1,4 +1,4 @@
-"""What the flake offers, and that its outputs depend on what they are made of alone."""
+"""The flake's outputs, and that they depend only on their inputs."""
 
 import json
 import subprocess
