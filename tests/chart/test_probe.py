@@ -93,7 +93,7 @@ def test_with_identity_and_no_token_it_only_reads(probe: Probe, issuer: Issuer, 
     create_post(as_(service, issuer.token()), create_user(as_(service, issuer.token()))["id"])
     done = probe.run(service)
     assert done.returncode == 0, done.stderr
-    assert "takes a token" in done.stdout
+    assert "requires a token" in done.stdout
     assert ("/posts/1/comments: 200" in done.stdout) == (read == "public")
     assert {"users": 1, "posts": 1}.items() <= probe.rows().items()
     assert metrics(service)["posts_created_total"] == 1
