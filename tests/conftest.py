@@ -161,7 +161,7 @@ def nix() -> Nix:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with clusters.cluster(tmp_path_factory.mktemp("cluster")) as found:
         if not found:
-            pytest.skip("no Kubernetes: no WIKI_TEST_KUBE, and no k3d with a running Docker")
+            pytest.skip("no Kubernetes: neither WIKI_TEST_KUBE nor k3d with a running Docker")
         yield found
 
 

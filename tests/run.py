@@ -108,7 +108,7 @@ class Tally:
 def main(arguments: list[str]) -> int:
     known = [*STAGES, LONG]
     if unknown := set(arguments) - set(known):
-        print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
+        print(f"no such stage: {' '.join(sorted(unknown))}; choose from {' '.join(known)}")
         return 2
     chosen = arguments or list(STAGES)
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
@@ -150,7 +150,7 @@ def run_lane(stages: list[str], result: Path) -> None:
                 stage = heading[1]
             print(f"{stage:8} | {line}", end="", flush=True)
     if not result.exists():
-        failure = f"the stages {' '.join(stages)} ended with {process.returncode}"
+        failure = f"the stages {' '.join(stages)} exited with {process.returncode}"
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
@@ -196,7 +196,7 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
     title = f"pytest {' '.join(arguments)}"
     with timed(title), tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        # the reasons of skips are in the report at the end, each once
+        # the reasons for skips are in the final report, each once
         command = [sys.executable, "-m", "pytest", "-rfE", *arguments, f"--junit-xml={results}"]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
@@ -204,7 +204,7 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, stage, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"{title} ended with {code}")
+            tally.failed.append(f"{title} exited with {code}")
 
 
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:

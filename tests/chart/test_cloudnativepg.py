@@ -20,7 +20,7 @@ from support.wait import wait_until
 # operator.yaml, the operator's manifest; operator.tar and postgresql.tar, the two images
 GIVEN = os.environ.get("WIKI_TEST_CNPG", "")
 pytestmark = [
-    pytest.mark.skipif(not GIVEN, reason="no operator of CloudNativePG: no WIKI_TEST_CNPG"),
+    pytest.mark.skipif(not GIVEN, reason="no CloudNativePG operator: WIKI_TEST_CNPG is not set"),
     pytest.mark.timeout(1800),
 ]
 

@@ -108,7 +108,7 @@ def test_a_restart_of_the_nodes_own_parts_goes_unnoticed(
     release: Release, cluster: Cluster, part: str
 ) -> None:
     if not cluster.provider:
-        pytest.skip("this cluster cannot restart a node's parts")
+        pytest.skip("this cluster cannot restart a node's components")
     wait_until_probed(release)
     restarts = restart_counts(release, "api", "postgresql")
     with endpoints_seen(release) as seen, release.load() as load:

@@ -167,5 +167,5 @@ def program() -> Path:
 def machine(tmp_path: Path, program: Path) -> Machine:
     probe = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True)
     if probe.returncode:
-        pytest.skip("no namespaces of its own for the start program: this takes root")
+        pytest.skip("the start program needs its own namespaces, which requires root")
     return Machine(tmp_path, program)

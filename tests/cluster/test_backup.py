@@ -59,7 +59,7 @@ class Program:
 @pytest.fixture
 def wiki_cluster(program: Path, tmp_path: Path) -> Program:
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no namespaces of its own for the program: this takes root")
+        pytest.skip("the program needs its own namespaces, which requires root")
     return Program(program, tmp_path)
 
 

@@ -28,7 +28,7 @@ BOOT = 400.0  # seconds; on two idle cores it takes less than 60
 NODE = "k3d-wiki-server-0"
 
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"the whole chain takes {' and '.join(GIVEN)}"),
+    pytest.mark.skipif(bool(MISSING), reason=f"the whole chain needs {' and '.join(GIVEN)}"),
     pytest.mark.timeout(1800),
 ]
 Boot = Callable[..., Container]

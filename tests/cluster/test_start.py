@@ -123,7 +123,7 @@ def test_options_of_k3s_reach_it(machine) -> None:
     assert given[-2:] == ["--debug", "--kubelet-arg=max-pods=50"]
     machine.boot()
     creations = [call for call in machine.calls if call.startswith("k3d cluster create")]
-    assert len(creations) == 2, "other options make another node"
+    assert len(creations) == 2, "different options mean a new node"
 
 
 def test_characters_that_mean_something_to_k3d(machine) -> None:

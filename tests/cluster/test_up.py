@@ -87,7 +87,9 @@ def test_no_docker(commands: Commands, tmp_path: Path, name: str) -> None:
     assert f"{name}: there is no docker on PATH" in commands.refuse(name, PATH=str(empty))
 
 
-@pytest.mark.skipif(not shutil.which("docker"), reason="no docker, whose own words this is about")
+@pytest.mark.skipif(
+    not shutil.which("docker"), reason="no docker, whose own error message is tested"
+)
 @pytest.mark.parametrize("name", ["up", "down"])
 def test_a_docker_that_does_not_answer(commands: Commands, name: str) -> None:
     real = {"PATH": os.environ["PATH"]}
@@ -95,8 +97,10 @@ def test_a_docker_that_does_not_answer(commands: Commands, name: str) -> None:
     assert line.startswith(f"{name}: Docker does not answer, start it: ")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else takes root")
-@pytest.mark.skipif(not shutil.which("docker"), reason="no docker, whose own words this is about")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user requires root")
+@pytest.mark.skipif(
+    not shutil.which("docker"), reason="no docker, whose own error message is tested"
+)
 @pytest.mark.parametrize("name", ["up", "down"])
 def test_no_permission_on_the_socket(commands: Commands, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:

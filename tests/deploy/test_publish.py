@@ -128,7 +128,7 @@ def test_a_second_build_gives_the_same(nix: Nix) -> None:
 def test_each_bill_of_materials_is_signed_for_its_image(publication: Publication) -> None:
     """With a test double of cosign: the real one needs an identity and an internet service."""
     if REAL:
-        pytest.skip("cosign is not the stand-in's, and has no identity to sign with")
+        pytest.skip("cosign is the real one, and has no identity to sign with")
     done = publication.run("attest-images")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -156,11 +156,11 @@ def test_what_others_put_there_is_found_and_never_overwritten(publication: Publi
         f"differs  {name}:{VERSION} for linux/amd64: "
         f"the source builds {publication.pushed[name]}, the registry serves {found}\n"
     ) in done.stdout
-    assert f"differs  chart wiki {VERSION}" in done.stdout, "it names what was published"
+    assert f"differs  chart wiki {VERSION}" in done.stdout, "it has the published image names"
 
     done = publication.run("publish")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
-        f"and this would be {publication.digests[name]}: "
+        f"but this would be {publication.digests[name]}: "
         "a version is published only once, so change the version in Cargo.toml"
     )

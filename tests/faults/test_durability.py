@@ -88,7 +88,7 @@ def test_a_sqlite_file_locked_by_another_process(
         with sqlite_database.writes_blocked():
             failures = ledger.statuses[503]
             wait_until(lambda: ledger.statuses[503] > failures + 16, "writes to be given up")
-            assert service.client.get(f"/users/{user_id}").status_code == 200, "reads go on"
+            assert service.client.get(f"/users/{user_id}").status_code == 200, "reads continue"
         ledger.wait_for_more(100)
     assert set(ledger.statuses) == {201, 503}
     assert ledger.slowest < 2.5

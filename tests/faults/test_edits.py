@@ -108,7 +108,7 @@ class Author:
         else:
             assert answer.status_code == 204, answer.text
             self.done["deletions"] += 1
-            assert self.found(post) is None, "a deletion was acknowledged, and undone"
+            assert self.found(post) is None, "an acknowledged deletion was undone"
         self.post = None
 
     def found(self, post: str) -> list[str] | None:

@@ -321,7 +321,7 @@ def test_the_database_moves_to_a_new_address(
     hosts.write_text("127.0.0.1 localhost\n127.0.0.1 database.example\n")
     own_hosts = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0"')
     if os.geteuid() or subprocess.run([*own_hosts, "true"], check=False).returncode:
-        pytest.skip("a process with hosts of its own takes root, and mounts to be allowed")
+        pytest.skip("a process with its own /etc/hosts needs root, and permission to mount")
     database = own_postgres.create_database()
     port = free_port()
     old = TcpProxy(own_postgres.port, host="127.0.0.1", port=port)

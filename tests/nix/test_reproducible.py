@@ -53,7 +53,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
         shutil.rmtree(store)
 
 
-@pytest.mark.skipif(bool(REAL), reason="only the stand-in takes programs of the machine")
+@pytest.mark.skipif(bool(REAL), reason="only the stand-in uses the machine's programs")
 @pytest.mark.parametrize(
     ("image", "program"),
     [

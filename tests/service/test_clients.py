@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True
 def need(*programs: str) -> None:
     for program in programs:
         if not shutil.which(program):
-            pytest.skip(f"no {program}, which a generator of clients needs")
+            pytest.skip(f"no {program}, which a client generator needs")
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_a_million_posts_of_ten_revisions(
     database: Database, start_service: StartService, long: bool
 ) -> None:
     if not long:
-        pytest.skip("takes minutes: with --long")
+        pytest.skip("takes minutes: run with --long")
     seconds: dict[tuple[int, str], float] = {}
     start_service(database).terminate()
     for revisions in (1, 10):

@@ -174,4 +174,4 @@ def test_statuses_and_shapes(servers: tuple[int, int]) -> None:
             wrong.append(f"{shown}{theirs[1:]} {ours[1:]}")
         if ours[0] >= 400 and request[0] != "HEAD" and ours[1] != "application/problem+json":
             wrong.append(f"{shown}{ours[1]}")
-    assert wrong == [], "\n".join(["docs/predecessor.md does not list all that differs:", *wrong])
+    assert wrong == [], "\n".join(["docs/predecessor.md does not list all differences:", *wrong])

@@ -161,7 +161,7 @@ def test_bad_tokens_are_refused_before_they_are_looked_at(
     assert {n: v for n, v in after.items() if n.startswith("auth_refusals")} == {
         n: v for n, v in before.items() if n.startswith("auth_refusals")
     }
-    assert status(service, **known) == 404, "a known caller goes on"
+    assert status(service, **known) == 404, "a known caller is still served"
 
 
 @pytest.mark.parametrize("with_tokens", [False, True])

@@ -59,7 +59,7 @@ def refused(start_service: StartService, settings: dict[str, str]) -> str:
     assert service.wait_for_end() not in (0, 101)
     assert time.monotonic() - start < 5, "it did not fail at once"
     *before, last = service.text.splitlines()
-    assert all('"level":"INFO"' in line for line in before), "it is not said in one line"
+    assert all('"level":"INFO"' in line for line in before), "it is not reported in one line"
     return last
 
 

@@ -136,7 +136,7 @@ def test_what_goes_wrong(traced: tuple[Service, Collector]) -> None:
     code = "23503" if is_postgresql(service) else "787"
     assert client.attributes["error.type"] == client.attributes["db.response.status_code"] == code
     assert "987654321" not in repr([server, client])
-    assert not server.is_error, "the client's mistake is no error of the server"
+    assert not server.is_error, "the client's mistake is not a server error"
     assert server.attributes["http.response.status_code"] == 404
     assert "error.type" not in server.attributes
 
@@ -734,7 +734,7 @@ def test_a_jaeger_finds_both_spans(
     server, client = spans["GET /users/{id}"], spans["SELECT users"]
     assert server["tags"]["span.kind"] == "server"
     assert client["tags"]["span.kind"] == "client"
-    assert server["parents"] in ([], [CALLER]), "the caller's span is not there"
+    assert server["parents"] in ([], [CALLER]), "the caller's span is missing"
     assert client["parents"] == [server["id"]]
     assert server["tags"]["http.response.status_code"] == 200
     assert client["tags"]["db.system.name"] in ("sqlite", "postgresql")
