@@ -70,9 +70,7 @@
           down = app (callPackage ./nix/down.nix
             { }
           ) "Stop the cluster and keep its data; --purge deletes it";
-          push-images = app (callPackage ./nix/release/push-images.nix
-            { }
-          ) "Push this architecture's images";
+          push-images = app (callPackage ./nix/release/push-images.nix { }) "Push this architecture's images";
           attest-images = app (callPackage ./nix/release/attest-images.nix
             { }
           ) "Attest the SBOMs of this architecture's images";
@@ -82,7 +80,9 @@
           verify = app (callPackage ./nix/release/verify.nix {
             inherit release-chart;
           }) "Compare what a registry serves with what this source builds";
-          probe = app (callPackage ./nix/probe.nix { }) "Exercise every part of the API at a URL that is switched on";
+          probe = app (callPackage ./nix/probe.nix
+            { }
+          ) "Exercise the API at a URL, as far as it is switched on";
         }
       );
 
