@@ -22,7 +22,7 @@
         system:
         let
           callPackage = callPackageFor system;
-          # What is in an image is for Linux, also when macOS asks for it.
+          # Images contain Linux programs, even when built from macOS.
           callLinuxPackage = callPackageFor (lib.replaceStrings [ "darwin" ] [ "linux" ] system);
         in
         {
@@ -39,14 +39,14 @@
         }
       );
 
-      # Where Nix looks next, and `nix flake check --all-systems` does not: a sentence for whoever asks on another system.
+      # Where Nix looks next, and `nix flake check --all-systems` does not: a clear error on unsupported systems.
       legacyPackages = lib.genAttrs (lib.subtractLists systems lib.systems.flakeExposed) (
         system:
         lib.mapAttrs (
           name: package:
           package
           // {
-            drvPath = throw "${name} cannot be built for ${system}: take packages.x86_64-linux.${name} or packages.aarch64-linux.${name}";
+            drvPath = throw "${name} cannot be built for ${system}: use packages.x86_64-linux.${name} or packages.aarch64-linux.${name}";
           }
         ) self.packages.x86_64-linux
       );
@@ -65,31 +65,31 @@
         {
           default =
             app self.packages.${system}.wiki-service
-              "The service, on a SQLite file in the current directory";
-          up = app (callPackage ./nix/up.nix { }) "The whole cluster in the local Docker, on port 8080";
+              "Run the service on a SQLite file in the current directory";
+          up = app (callPackage ./nix/up.nix { }) "Start the whole cluster in the local Docker, on port 8080";
           down = app (callPackage ./nix/down.nix
             { }
-          ) "Ends the cluster and keeps its data; --purge deletes it";
-          push-images = app (callPackage ./nix/release/push-images.nix
-            { }
-          ) "Push the images of this architecture";
+          ) "Stop the cluster and keep its data; --purge deletes it";
+          push-images = app (callPackage ./nix/release/push-images.nix { }) "Push this architecture's images";
           attest-images = app (callPackage ./nix/release/attest-images.nix
             { }
-          ) "Sign what is in the images of this architecture";
+          ) "Attest the SBOMs of this architecture's images";
           publish = app (callPackage ./nix/release/publish.nix {
             inherit imagesOf release-chart;
           }) "Publish this version: indexes of the pushed images, and the chart";
           verify = app (callPackage ./nix/release/verify.nix {
             inherit release-chart;
-          }) "Compare what a registry serves with what this source gives";
-          probe = app (callPackage ./nix/probe.nix { }) "Walk the API at a URL, as far as it is switched on";
+          }) "Compare what a registry serves with what this source builds";
+          probe = app (callPackage ./nix/probe.nix
+            { }
+          ) "Exercise the API at a URL, as far as it is switched on";
         }
       );
 
       checks = forAllSystems (
         system:
         let
-          # callPackage adds what a flake takes for checks that are no derivations.
+          # callPackage adds attributes that a flake would take for checks, but that are no derivations.
           checksOf =
             file:
             removeAttrs (callPackageFor system file { }) [

@@ -1,10 +1,10 @@
-"""What callgrind has written, by the part of the service whose lines of source were executed."""
+"""Callgrind's output, by the part of the service whose source lines were executed."""
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
-# Each part with the paths of source that are its own; the first one counts.
+# Each part with its source paths; the first match counts.
 PARTS = {
     "log line": r"src/telemetry/log\.rs|/tracing-",
     "metrics": r"src/telemetry/metrics\.rs|/prometheus-",
@@ -64,7 +64,7 @@ def read(dump: Path) -> tuple[dict, dict]:
 
 
 def by_part(dump: Path) -> dict[str, float]:
-    """What is nobody's own, as `malloc` and the standard library, counts to those who call it."""
+    """What belongs to no part, such as `malloc` and the standard library, counts for callers."""
     own, calls = read(dump)
     shares, waiting = defaultdict(float), defaultdict(float)
     parts_of = defaultdict(lambda: defaultdict(int))

@@ -1,4 +1,4 @@
-"""What every command here needs: to run programs, and to say and publish what came of it."""
+"""What every command here needs: running programs, and reporting and publishing results."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def run(*command: object, **options: object) -> str:
 
 
 def others() -> str:
-    """How much of the machine other processes take, as nothing of ours runs yet."""
+    """How much of the machine other processes use, while nothing of ours runs yet."""
     busy, idle = [], []
     for _ in range(2):
         ticks = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
@@ -36,7 +36,7 @@ def others() -> str:
 
 
 def need(program: str, package: str) -> Path:
-    """`program`, on PATH or where Debian has PostgreSQL's."""
+    """The path of `program`, on PATH or among Debian's PostgreSQL programs."""
     debian = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{program}"),
         key=lambda path: float(path.parents[1].name),

@@ -1,4 +1,4 @@
-"""What it is measured with: requests by the thousand, closed and open loop."""
+"""The load: requests by the thousand, in a closed and an open loop."""
 
 import json
 import os
@@ -25,12 +25,12 @@ class Load:
     cpu: float = 0.0
     """Seconds of the server per request."""
     memory: float = 0.0
-    """Bytes of the server, the most seen."""
+    """Bytes of the server, at most."""
     client: float = 0.0
     """Seconds of the load generator per request."""
     p50: float = 0.0
     p99: float = 0.0
-    """Seconds to an answer, with as many requests at a time as there are connections."""
+    """Seconds to a response, with as many concurrent requests as connections."""
     refused: float = 0.0
     """Share of the requests that were answered with a 503."""
 
@@ -59,7 +59,7 @@ SQL = {
 
 
 def lua(case: str, rows: int, headers: str) -> str:
-    """What wrk sends: whole requests, put together with as little work as can be."""
+    """What wrk sends: whole requests, built with as little work as possible."""
     choices = []
     # All ids have as many digits as the largest, so that the length of a body is known.
     last = rows - 1
@@ -89,7 +89,7 @@ end
 
 
 class Target(Protocol):
-    """What load is sent to."""
+    """The target of the load."""
 
     name: str
 
@@ -113,7 +113,7 @@ def wrk(
 ) -> Load:
     """Closed loop: as many requests at a time as there are connections. Ends it all unless every
     answer is a success, or may be one of the `refusals` of a service that has too much to do.
-    `headers` are lines, in which `@` is a text that is never sent again."""
+    `headers` are lines, in which `@` is replaced by a unique text."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua(case, rows, headers))
         script.flush()
@@ -132,7 +132,7 @@ def wrk(
     done = resource.getrusage(resource.RUSAGE_CHILDREN)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     if process.returncode or "Socket errors" in text or (failed and not refusals):
-        sys.exit(f"{server.name}, {case}: not every answer is a success:\n{text}")
+        sys.exit(f"{server.name}, {case}: not every response is a success:\n{text}")
     count, length = re.search(r"(\d+) requests in ([\d.]+)s", text).groups()
     client = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
     count = max(int(count), 1)
@@ -158,17 +158,17 @@ def oha(server: Server, case: str, seconds: float, rate: float) -> dict[str, flo
     else:
         ids = path.replace("#", "[1-9][0-9]{0,3}")
         command += ["--rand-regex-url", server.url + ids]
-    # Without a proxy that the environment may name.
+    # Without a proxy from the environment.
     result = json.loads(run(*command, env={"PATH": os.environ["PATH"]}))
     statuses = result["statusCodeDistribution"]
     if not statuses or any(not status.startswith("2") for status in statuses):
-        sys.exit(f"{server.name}, {case}: not every answer is a success: {statuses}")
+        sys.exit(f"{server.name}, {case}: not every response is a success: {statuses}")
     latencies = result["latencyPercentiles"]
     return {name: latencies[name] for name in ("p50", "p99", "p99.9")}
 
 
 def pgbench(database: Postgres, case: str, seconds: float) -> Load:
-    """The same statements, prepared, on as many connections, with nothing before them."""
+    """The same statements, prepared, on as many connections, directly on the database."""
     with tempfile.TemporaryDirectory() as directory:
         files = []
         for index, (request, share) in enumerate(CASES[case].items()):

@@ -1,4 +1,4 @@
-"""What is measured: real programs, started and stopped."""
+"""The programs under test, started and stopped."""
 
 import contextlib
 import http.client
@@ -27,7 +27,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def build(*, everything: bool = True) -> None:
-    """Builds all that is measured, or what wrk needs; minutes the first time, seconds later."""
+    """Builds everything, or only what wrk needs; minutes the first time, seconds later."""
     say("building wiki-service")
     cargo = ("cargo", "build", "--release", "--locked")
     run(*cargo, cwd=ROOT, capture_output=False)
@@ -58,7 +58,7 @@ def runs(program: str) -> str | None:
 
 
 def filled(rows: int) -> str:
-    """SQL that makes `rows` users, and a post by each."""
+    """SQL that creates `rows` users, and a post by each."""
     return f"""
         TRUNCATE posts, users RESTART IDENTITY;
         SET session_replication_role = replica; -- no look for the user of each post
@@ -71,7 +71,7 @@ def filled(rows: int) -> str:
 
 
 class Postgres:
-    """A PostgreSQL of our own with its defaults, fsync among them; no password, loopback only."""
+    """Our own PostgreSQL with its defaults, including fsync; no password, loopback only."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -127,7 +127,7 @@ PROGRAMS = {
 
 
 def on_disk(name: str) -> int:
-    """Bytes of a program; of the predecessor's packages, without Python and its pip."""
+    """Bytes of a program; for the predecessor, of its packages, without Python and pip."""
     if name == "predecessor":
         paths = (TARGET / "predecessor/lib").rglob("*")
         return sum(one.stat().st_size for one in paths if one.is_file() and "pip" not in one.parts)
@@ -143,7 +143,7 @@ class Server:
         self.name = name
         self.port = free_port()
         scheme = "postgresql+asyncpg" if name == "predecessor" else "postgres"
-        # A worker per core, and as many connections in all as the others have.
+        # One worker per core, with as many connections in total as the others have.
         workers = CORES if name == "predecessor" else 1
         environment = {
             "PATH": os.environ["PATH"],
@@ -157,7 +157,7 @@ class Server:
             command += ["main:app", "--app-dir", "bench/predecessor", "--port", str(self.port)]
             command += ["--workers", str(workers), "--loop", "uvloop", "--http", "httptools"]
             command += ["--no-access-log"]
-        # Its log goes through a pipe to somebody who reads it, as in a container.
+        # Its log goes into a pipe that is read, as in a container.
         self.reader = subprocess.Popen(
             ["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -178,7 +178,7 @@ class Server:
         return cpu_seconds(self.process.pid)
 
     def memory(self) -> float:
-        """Bytes: the proportional set size, so that what workers share counts once."""
+        """Bytes: the proportional set size, so that memory shared by workers counts once."""
         return sum(pss(pid) for pid in tree(self.process.pid))
 
     def stop(self) -> None:
@@ -229,7 +229,7 @@ def postgres() -> Iterator[Postgres]:
         database.stop()
 
 
-# What the kernel knows of a process
+# What the kernel knows about a process
 
 
 def tree(pid: int) -> list[int]:

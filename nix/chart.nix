@@ -11,7 +11,7 @@
 }:
 
 let
-  # What the chart calls them.
+  # Their names in the chart.
   images = {
     api = wiki-image;
     postgresql = postgresql-image;
@@ -39,7 +39,7 @@ runCommand "wiki-chart"
     helm lint --strict wiki
     helm package --version ${wiki-service.version} --app-version ${wiki-service.version} wiki
 
-    # Packed anew, for helm writes the time of day into the archive.
+    # Repacked, since helm writes the current time into the archive.
     tar --extract --file wiki-*.tgz --one-top-level=packed
     mkdir $out
     bash ${./pack-chart.sh} packed/wiki >$out/$(basename wiki-*.tgz)

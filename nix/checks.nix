@@ -1,4 +1,4 @@
-# Each check is a derivation whose name says what broke. Those of the images are in images/checks.nix.
+# Each check is a derivation whose name says what is broken. The images' checks are in images/checks.nix.
 {
   lib,
   callPackage,
@@ -133,7 +133,7 @@ in
   clippy = clippyOf wiki-service rustSources;
   cluster-clippy = clippyOf wiki-cluster wiki-cluster.src;
 
-  # Those that need no browser, no tracing of the process and no minutes.
+  # Those that need no browser and no process tracing, and are quick.
   service-tests =
     runCommand "service-tests"
       {

@@ -42,7 +42,7 @@ mkShell {
     kubectl
     kubernetes-helm
     prometheus.cli # promtool
-    # the tests; their Python is the system's, for which its packages are made
+    # the tests; they use the system's Python, for which their packages are built
     curl
     docker-client
     nixfmt

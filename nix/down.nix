@@ -1,4 +1,4 @@
-# `nix run .#down`: stops and removes the container; with --purge its data too.
+# `nix run .#down`: stops and removes the container; with --purge also its data.
 { writeShellApplication }:
 
 writeShellApplication {
@@ -9,7 +9,7 @@ writeShellApplication {
       exit 1
     }
 
-    [ $# = 0 ] || [ "$*" = --purge ] || fail "it takes --purge, which deletes the data, and nothing else"
+    [ $# = 0 ] || [ "$*" = --purge ] || fail "it accepts only --purge, which deletes the data"
     command -v docker >/dev/null || fail "there is no docker on PATH"
     error=$(docker version 2>&1 >/dev/null) || case $error in
       *"permission denied"*) fail "no permission on Docker's socket: join the group docker, or run this as root" ;;

@@ -20,7 +20,7 @@ writeShellApplication {
       if [[ $3 ]]; then
         options+=(--data-binary "$3")
       fi
-      # A token on a command line would be everybody's.
+      # Not on the command line, where everyone could read the token.
       answer=$(curl --no-progress-meter --http1.1 --include --request "$1" --header @- "''${options[@]}" "$url$2" \
         < <(printf '%s' "''${TOKEN:+Authorization: Bearer $TOKEN}"))
     }

@@ -1,4 +1,4 @@
-# `nix run .#up`: the cluster image in the Docker that is there.
+# `nix run .#up`: starts the cluster image in the local Docker.
 {
   stdenv,
   writeShellApplication,
@@ -6,7 +6,7 @@
 }:
 
 let
-  # A stream is a program for the machine that builds it, which for macOS is another one.
+  # A stream is a program for the machine that builds it, which for macOS is a different one.
   load =
     if stdenv.hostPlatform.isLinux then
       "${cluster-image.stream} | docker load"
@@ -23,7 +23,7 @@ writeShellApplication {
     }
     ask() { docker container inspect --format "{{.$1}}" wiki-cluster 2>/dev/null; }
 
-    [ $# = 0 ] || fail "it takes no arguments; the environment variables PUBLISH_ADDRESS, WIKI_VALUES, GRAFANA_ADMIN_PASSWORD, K3S_ARGS and DOCKER_ADDRESS_POOL are what it goes by"
+    [ $# = 0 ] || fail "it accepts no arguments; set the environment variables PUBLISH_ADDRESS, WIKI_VALUES, GRAFANA_ADMIN_PASSWORD, K3S_ARGS and DOCKER_ADDRESS_POOL instead"
     command -v docker >/dev/null || fail "there is no docker on PATH: install Docker"
     error=$(docker version --format '{{.Server.Version}}' 2>&1 >/dev/null) || case $error in
       *"permission denied"*) fail "no permission on Docker's socket: join the group docker, or run this as root" ;;
@@ -31,7 +31,7 @@ writeShellApplication {
     esac
 
     if other=$(ask Config.Image) && [ "$other" != "$image" ]; then
-      fail "the container wiki-cluster is of another version, $other: \`nix run .#down\`, which keeps the data, and then this again"
+      fail "the container wiki-cluster has another version, $other: run \`nix run .#down\`, which keeps the data, and then this again"
     fi
     if ! docker image inspect "$image" >/dev/null 2>&1; then
       echo "Loading $image"
@@ -39,7 +39,7 @@ writeShellApplication {
     fi
     if [ -z "$other" ]; then
       options=(--env GRAFANA_ADMIN_PASSWORD --env K3S_ARGS --env DOCKER_ADDRESS_POOL)
-      # By these names the kubelet looks for the device of a btrfs.
+      # The kubelet looks for a btrfs' device by these names.
       [ ! -d /dev/mapper ] || options+=(--volume /dev/mapper:/dev/mapper)
       if [ -n "''${WIKI_VALUES:-}" ]; then
         [ -f "$WIKI_VALUES" ] || fail "WIKI_VALUES=$WIKI_VALUES: there is no such file"
@@ -50,14 +50,14 @@ writeShellApplication {
       docker create --privileged --name wiki-cluster --publish "''${PUBLISH_ADDRESS:-127.0.0.1}:8080:8080" --volume wiki-cluster:/var/lib/docker \
         "''${options[@]}" "$image" >/dev/null
     elif [ -n "''${PUBLISH_ADDRESS:-}''${WIKI_VALUES:-}''${GRAFANA_ADMIN_PASSWORD:-}''${K3S_ARGS:-}''${DOCKER_ADDRESS_POOL:-}" ]; then
-      echo "The container is there already, with the variables it was made with: \`nix run .#down\` first, to change them" >&2
+      echo "The container already exists, with the variables it was created with: to change them, run \`nix run .#down\` first" >&2
     fi
     error=$(docker start wiki-cluster 2>&1 >/dev/null) || case $error in
-      *"already allocated"* | *"already in use"*) fail "port 8080 is taken: stop what listens there, and run this again" ;;
+      *"already allocated"* | *"already in use"*) fail "port 8080 is taken: stop what is listening there, and run this again" ;;
       *) fail "$error" ;;
     esac
 
-    # Without the fraction of the second: the first lines are older than the start, as Docker notes it.
+    # Without the fraction of a second: the first lines may be older than the start time that Docker records.
     started=$(ask State.StartedAt)
     started=''${started%.*}Z
     docker logs --follow --since "$started" wiki-cluster &

@@ -1,4 +1,4 @@
-# The program that boots the cluster image. Not of the service's workspace: a change here changes no other image.
+# The program that boots the cluster image. Not in the service's workspace, so that a change here changes no other image.
 { lib, rustPlatform }:
 
 let

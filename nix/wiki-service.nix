@@ -7,7 +7,7 @@ rustPlatform.buildRustPackage {
   pname = manifest.package.name;
   inherit (manifest.workspace.package) version;
 
-  # Nothing else may go in: the images' tags are hashes of it.
+  # Nothing else may be included: the images' tags are hashes of it.
   src = lib.fileset.toSource {
     root = ../.;
     fileset = lib.fileset.unions [

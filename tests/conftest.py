@@ -35,7 +35,7 @@ def program(long: bool) -> Path:
 
 @pytest.fixture(scope="session")
 def previous() -> Path:
-    """The program of the version before this one."""
+    """The previous version's program."""
     try:
         return previous_version.build()
     except previous_version.UnavailableError as reason:
@@ -51,7 +51,7 @@ def postgres_template() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(postgres_template: Path) -> Iterator[Postgres]:
-    """The PostgreSQL that most tests share, each with a database of its own."""
+    """The PostgreSQL that most tests share, each with its own database."""
     server = Postgres(postgres_template).start()
     yield server
     server.remove()
@@ -59,7 +59,7 @@ def postgres(postgres_template: Path) -> Iterator[Postgres]:
 
 @pytest.fixture
 def own_postgres(postgres_template: Path) -> Iterator[Postgres]:
-    """A PostgreSQL for the one test, to be broken."""
+    """A PostgreSQL for a single test, which may break it."""
     server = Postgres(postgres_template).start()
     yield server
     server.remove()
@@ -84,7 +84,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 @pytest.fixture
 def start_service(program: Path, tmp_path: Path) -> Iterator[StartService]:
-    """Starts the service on a database, with further variables; waits for it unless told not to."""
+    """Starts the service on a database, with extra variables; waits for it unless told not to."""
     started: list[Service] = []
 
     def start(
@@ -121,7 +121,7 @@ def start_service(program: Path, tmp_path: Path) -> Iterator[StartService]:
 def shared_service(
     request: pytest.FixtureRequest, program: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """One service with the defaults on each kind of database, for tests that leave it as it was."""
+    """A service with the defaults on each kind of database, for tests that leave it as it was."""
     directory = tmp_path_factory.mktemp(f"shared-{request.param}")
     database: Database = SqliteDatabase(directory / "wiki.db")
     if request.param == "postgresql":
@@ -161,12 +161,12 @@ def nix() -> Nix:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with clusters.cluster(tmp_path_factory.mktemp("cluster")) as found:
         if not found:
-            pytest.skip("no Kubernetes: no WIKI_TEST_KUBE, and no k3d with a running Docker")
+            pytest.skip("no Kubernetes: neither WIKI_TEST_KUBE nor k3d with a running Docker")
         yield found
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """SIGTERM ends the tests as Ctrl-C does: with what they started."""
+    """SIGTERM ends the tests like Ctrl-C: along with what they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "kubernetes: takes a Kubernetes, as all that use `cluster`")
 
@@ -180,7 +180,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 class AtOnce:
-    """Shows a failure when it happens, too, and not only at the end."""
+    """Also shows a failure when it happens, and not only at the end."""
 
     def __init__(self, terminal: pytest.TerminalReporter):
         self._terminal = terminal

@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
 # Runs only when it is named.
 LONG = "faults"
-# Stages that are run one after the other, beside those of the other lane: one of them computes, the
-# other waits for Kubernetes. Quick things first.
+# Stages that run one after the other, in parallel with the other lane: one lane computes, the other
+# waits for Kubernetes. Quick checks first.
 LANES = (("service", "chart", "cluster", "nix", "deploy", LONG), ("kubernetes",))
 
-NIX = {"Nix and what stands in for nixpkgs (built once, some minutes)": nix.prepare}
+NIX = {"Nix and the stand-in for nixpkgs (built once, takes a few minutes)": nix.prepare}
 
 
 def programs(*names: str) -> dict[str, Callable[[], object]]:
@@ -34,12 +34,12 @@ def programs(*names: str) -> dict[str, Callable[[], object]]:
 
 PUBLICATION = programs("helm3", "registry", "regctl") | NIX
 
-# What a stage's tests take. It is made in this order from the lane's beginning on, beside what the
-# stages do meanwhile.
+# What a stage's tests need. It is built in this order from the start of the lane, in parallel with
+# the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "service": {"cargo build": service.build}
     | programs("prometheus3", "promtool")
-    | {"Jaeger (built once, some minutes)": jaeger.install},
+    | {"Jaeger (built once, takes a few minutes)": jaeger.install},
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
@@ -76,12 +76,12 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
-# Two at a time, but those that use one Docker together.
+# Two at a time, except those that share one Docker.
 SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
 
-# What pytest is given, where it is not the folder of the stage's name.
+# pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
-    # Most of them wait, for a limit to pass or a process to come up.
+    # Most of them wait, for a time limit or for a process to start.
     "service": ["tests/service", "tests/faults", "--numprocesses=3", "--dist=loadfile"],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
     "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
@@ -108,7 +108,7 @@ class Tally:
 def main(arguments: list[str]) -> int:
     known = [*STAGES, LONG]
     if unknown := set(arguments) - set(known):
-        print(f"no such stage: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
+        print(f"no such stage: {' '.join(sorted(unknown))}; choose from {' '.join(known)}")
         return 2
     chosen = arguments or list(STAGES)
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_lane(stages: list[str], result: Path) -> None:
-    """Runs stages in a process of their own, and shows its lines under the stage's name."""
+    """Runs stages in a separate process, and prefixes its lines with the stage's name."""
     stage = stages[0]
     with subprocess.Popen(
         [sys.executable, __file__, *stages],
@@ -150,7 +150,7 @@ def run_lane(stages: list[str], result: Path) -> None:
                 stage = heading[1]
             print(f"{stage:8} | {line}", end="", flush=True)
     if not result.exists():
-        failure = f"the stages {' '.join(stages)} ended with {process.returncode}"
+        failure = f"the stages {' '.join(stages)} exited with {process.returncode}"
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
@@ -196,7 +196,7 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
     title = f"pytest {' '.join(arguments)}"
     with timed(title), tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        # the reasons of skips are in the report at the end, each once
+        # the reasons for skips are in the final report, each once
         command = [sys.executable, "-m", "pytest", "-rfE", *arguments, f"--junit-xml={results}"]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         failures = len(tally.failed)
@@ -204,7 +204,7 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
             for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 our own file
                 count(case, stage, tally)
         if code and len(tally.failed) == failures:
-            tally.failed.append(f"{title} ended with {code}")
+            tally.failed.append(f"{title} exited with {code}")
 
 
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:
@@ -238,7 +238,7 @@ def timed(title: str) -> Iterator[None]:
 
 
 def shell_scripts() -> list[str]:
-    """The repository's files that a shell runs, whatever their names."""
+    """The repository's shell scripts, whatever their names."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [

@@ -1,7 +1,7 @@
 """The predecessor, rebuilt from what is known of it: FastAPI, SQLAlchemy 2 (async) on asyncpg.
 
-As its libraries' documentation would have it, and with nothing that slows it down on purpose: no
-second look at what was just inserted, and one transaction per request.
+Written as its libraries' documentation recommends, and not slowed down on purpose: no refresh of
+what was just inserted, and one transaction per request.
 """
 
 import os

@@ -1,4 +1,4 @@
-//! The database, from and to a file outside.
+//! Dump and restore of the database.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, Write, stdin, stdout};
@@ -13,10 +13,10 @@ use crate::machine::DATA;
 use crate::process::{run_into, run_with_input};
 
 const LIMIT: Duration = Duration::from_secs(3600);
-/// How often a stream that goes on says so.
+/// How often progress is reported.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// The last line but two that `pg_dump` writes: without it a dump is cut off. No row looks like it, for a line that
-/// begins one begins with a number.
+/// The last line but two that `pg_dump` writes: without it a dump is truncated. No row can look like it, since each
+/// begins with a number.
 const END: &str = "\n-- PostgreSQL database dump complete\n";
 
 pub fn run() -> Result<(), String> {
@@ -38,7 +38,7 @@ fn dump() -> Result<(), String> {
     let end = copied.join().expect("it does not panic")?;
     dumped?;
     if !end.contains(END) {
-        return Err("its end is missing, for the connection to the database's pod broke".into());
+        return Err("its end is missing: the connection to the database's pod broke".into());
     }
     Ok(())
 }
@@ -49,24 +49,24 @@ pub fn restore() -> Result<(), String> {
         return Err("the backup comes from stdin: docker exec -i wiki-cluster wiki-cluster restore < wiki.sql".into());
     }
     let stream = receive().map_err(|error| format!("nothing is changed: {error}"))?;
-    // An end anywhere before the stream's COMMIT rolls back; psql's --single-transaction would commit what came.
+    // If the stream ends before its COMMIT, it is rolled back; psql's --single-transaction would commit what has arrived.
     let command = "exec psql --username=\"$POSTGRES_USER\" --dbname=\"$POSTGRES_DB\" --no-psqlrc --set=ON_ERROR_STOP=1";
     match run_with_input(LIMIT, "kubectl", &in_the_database(&["--stdin"], command), stream) {
         Ok(said) if said.trim_end().ends_with("COMMIT") => Ok(()),
-        // what kubectl says of a command that ended by itself
+        // what kubectl says if the command itself has failed
         Err(error) if error.contains("command terminated with exit code") => {
             Err(format!("not restored, nothing is changed: {error}"))
         }
         broken => {
             let error = broken.err().unwrap_or_default();
             Err(format!(
-                "all of it is restored or nothing: the connection to the database's pod broke; restore again {error}"
+                "either everything was restored or nothing: the connection to the database's pod broke; restore again {error}"
             ))
         }
     }
 }
 
-/// Kept first: of a dump that is cut off, nothing may reach the database. The file has no name, and ends with us.
+/// Stored first: nothing of a truncated dump may reach the database. The file has no name, and is gone when this process exits.
 fn receive() -> Result<File, String> {
     let folder = format!("{DATA}/wiki-cluster");
     let failed = |error| format!("{folder}: {error}");
@@ -82,16 +82,15 @@ fn receive() -> Result<File, String> {
     file.write_all(&before).map_err(failed)?;
     if !copy(stdin().lock(), &file, &folder)?.contains(END) {
         return Err(
-            "what came from stdin is no whole backup: its end is missing (docker exec needs -i)"
-                .into(),
+            "stdin was not a complete backup: its end is missing (docker exec needs -i)".into()
         );
     }
-    // a copy may have lost its last line break
+    // a copy may have lost its last newline
     file.write_all(b"\nCOMMIT;\n").and_then(|()| file.rewind()).map_err(failed)?;
     Ok(file)
 }
 
-/// Of what has passed, the end.
+/// Returns the end of what was copied.
 fn copy(mut from: impl Read, mut to: impl Write, name: &str) -> Result<String, String> {
     let mut buffer = vec![0; 1 << 16];
     let mut end = Vec::new();

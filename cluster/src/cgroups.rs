@@ -1,4 +1,4 @@
-//! Control groups: what the kubelet asks of them, and how they are handed on to what runs inside.
+//! Control groups: what the kubelet requires of them, and their delegation to what runs inside.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use crate::config::Config;
 use crate::process::wait_for;
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// k3s ends without one of them.
+/// k3s exits if one of them is missing.
 const NEEDED: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Before anything is moved to another group.
 pub fn check(config: &Config) -> Result<(), String> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Other lines are hierarchies of cgroup v1 that somebody has mounted besides.
+    // Other lines are additionally mounted hierarchies of cgroup v1.
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let controllers = fs::read_to_string(format!("{ROOT}{own}/cgroup.controllers"))
         .or_else(|_| fs::read_to_string(format!("{ROOT}/cgroup.controllers")));
@@ -37,13 +37,13 @@ pub fn check(config: &Config) -> Result<(), String> {
     } else {
         Err(format!(
             "the cgroup of this container has no {}, which k3s needs: enable it on the machine that runs Docker \
-             (a hierarchy of cgroup v1 may hold it: /proc/cgroups shows that)",
+             (a hierarchy of cgroup v1 may have taken it: see /proc/cgroups)",
             missing.join(", ")
         ))
     }
 }
 
-/// cgroup v2 hands controllers on only from a group without processes of its own.
+/// cgroup v2 delegates controllers only from a group without processes of its own.
 pub fn delegate() -> Result<(), String> {
     let root = Path::new(ROOT);
     let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) else {
@@ -54,7 +54,7 @@ pub fn delegate() -> Result<(), String> {
     let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
     let all = all.join(" ");
     let mut last = Ok(());
-    // As moby's hack/dind: an exec into this container, the health check's too, brings a new process between the two steps.
+    // As in moby's hack/dind: an exec into this container, such as the health check, may add a process between the two steps.
     wait_for(LIMIT, || {
         for pid in fs::read_to_string(root.join("cgroup.procs")).unwrap_or_default().lines() {
             _ = fs::write(init.join("cgroup.procs"), pid);
@@ -65,8 +65,8 @@ pub fn delegate() -> Result<(), String> {
     last.map_err(|error| format!("{ROOT}/cgroup.subtree_control: {error}"))
 }
 
-/// Whether the container whose first process this is has done the same, by k3d's script. Until then an exec into it may be
-/// what the script stumbles over, and with it the node: it tries once.
+/// Whether the container with this first process has done the same, by k3d's script. Until then an exec into it could make the
+/// script fail, and the node with it: the script tries only once.
 pub fn are_delegated_in(pid: &str) -> bool {
     !Path::new(ROOT).join("cgroup.controllers").exists()
         || fs::read_to_string(format!("/proc/{pid}/root{ROOT}/cgroup.subtree_control"))

@@ -1,4 +1,4 @@
-//! The node: a k3s in a container of the Docker inside, made by k3d.
+//! The node: a k3s in a container of the inner Docker, created by k3d.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,36 +13,35 @@ use crate::state::Volume;
 
 const NAME: &str = "wiki";
 pub const NODE: &str = "k3d-wiki-server-0";
-/// What the node was made from: another image or other options make another node.
+/// What the node was made from: a different image or different options mean a new node.
 const LABEL: &str = "wiki-cluster.node";
-/// k3d deletes the volumes it has named itself, and those whose names begin with k3d-.
+/// k3d deletes volumes that it has named itself, and those whose names begin with k3d-.
 const VOLUMES: [(&str, &str); 2] =
     [("wiki-k3s", "/var/lib/rancher/k3s"), ("wiki-node", "/etc/rancher/node")];
-/// k3d's name for it.
 const NETWORK: &str = "k3d-wiki";
-/// Free space in absolute figures: k3s' shares (5 %, and 10 % more when that is reached) are 75 GB of a disk of 500. No image is
-/// deleted for being unused. All of it is less than what `machine` asks for at a start.
+/// Free space as absolute figures: k3s' percentages (5 %, and 10 % more once that is reached) are 75 GB of a 500 GB disk. No image
+/// is deleted for being unused. All of this is less than what `machine` requires at a start.
 const KUBELET_ARGS: [(&str, &str); 3] = [
     ("eviction-hard", "imagefs.available<256Mi,nodefs.available<256Mi"),
     ("eviction-minimum-reclaim", "imagefs.available=128Mi,nodefs.available=128Mi"),
     ("image-gc-high-threshold", "100"),
 ];
-/// The token of every node of 0.1: k3s encrypts what it keeps on the volumes with it, so those keep it.
+/// The token of every 0.1 node: k3s encrypts its data with it, so volumes of 0.1 keep it.
 const FIRST_TOKEN: &str = "wiki-cluster";
 
 const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The one that is wanted.
+/// The node as it should be.
 pub struct Node {
-    /// `k3d cluster create` with all but the label.
+    /// `k3d cluster create` with everything but the label.
     command: Vec<String>,
     label: String,
     is_there: bool,
 }
 
 impl Node {
-    /// What is there instead of it is removed.
+    /// Removes a node that differs from it.
     pub fn find_or_clear(
         config: &Config,
         contents: &Contents,
@@ -68,7 +67,7 @@ impl Node {
         Ok(Node { command, label, is_there })
     }
 
-    /// Until Kubernetes answers.
+    /// Returns when Kubernetes answers.
     pub fn start(self, contents: &Contents, volume: &mut Volume) -> Result<(), String> {
         volume.adopt(contents)?;
         if self.is_there {
@@ -90,7 +89,7 @@ impl Node {
     }
 
     fn create(&self) -> Result<(), String> {
-        // What it says was imported into a volume that this one need not have.
+        // It lists what was imported into a volume that may be gone.
         let known = format!("{SHARE}/airgap/.cache.json");
         fs::write(&known, "").map_err(|error| format!("{known}: {error}"))?;
         let label = on_the_node(&format!("{LABEL}={}", self.label));
@@ -100,7 +99,7 @@ impl Node {
     }
 }
 
-/// By which a node joins, and gets the keys of the cluster: a pod can reach the port. So each volume has its own.
+/// With it a node joins, and gets the keys of the cluster; pods can reach that port. So each volume has a token of its own.
 fn token(volume: &mut Volume) -> Result<&str, String> {
     if volume.state.token.is_none() {
         let token = match volume.state.node {
@@ -128,7 +127,7 @@ fn command(config: &Config, contents: &Contents, token: &str) -> Vec<String> {
     if let Some(folder) = machine::btrfs_device().as_deref().and_then(Path::parent) {
         volumes.push(format!("{0}:{0}", folder.display()));
     }
-    // Of two with one name either may win: k3d keeps them in a map, whose order is a random one.
+    // Of two with the same name either may win: k3d keeps them in a map, whose order is random.
     let kubelet = KUBELET_ARGS
         .iter()
         .filter(|(name, _)| config.kubelet_arg(name).is_none())
@@ -151,7 +150,7 @@ fn command(config: &Config, contents: &Contents, token: &str) -> Vec<String> {
     command
 }
 
-/// What k3d takes an @ for, and a backslash before one, is in `SplitFiltersFromFlag` of its cmd/util/filter.go.
+/// For what k3d makes of an @, and of a backslash before one, see `SplitFiltersFromFlag` in its cmd/util/filter.go.
 fn on_the_node(value: &str) -> String {
     let escape = if value.ends_with('\\') { "\\" } else { "" };
     format!("{}{escape}@server:0", value.replace('@', "\\@"))
@@ -159,7 +158,7 @@ fn on_the_node(value: &str) -> String {
 
 fn clear(has_data: bool) -> Result<(), String> {
     run(SHORT, "k3d", &["cluster", "delete", NAME])?;
-    // k3d leaves it where no node is left to name it, and the next node would be in it.
+    // If no node is left to refer to it, k3d leaves the network, and the next node would end up in it.
     let filter = format!("name=^{NETWORK}$");
     let left = run(SHORT, "docker", &["network", "ls", "--quiet", "--filter", &filter])?;
     for network in left.lines() {
@@ -181,7 +180,7 @@ fn write_kubeconfig() -> Result<(), String> {
         .map_err(|error| format!("/root/.kube/config: {error}"))
 }
 
-/// An older version's. One that cannot be removed only takes room.
+/// Those of older versions. One that cannot be removed only takes space.
 fn remove_other_images(node: &str) {
     let repository = node.split(':').next().unwrap_or(node);
     let listed =

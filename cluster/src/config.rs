@@ -1,4 +1,4 @@
-//! What the image brings, and what the user has set. Everything is checked before anything is started.
+//! The image's contents and the user's settings. Everything is checked before anything is started.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,31 +12,32 @@ use crate::process;
 /// Written by nix/images/cluster-image.nix.
 pub const SHARE: &str = "/usr/share/wiki-cluster";
 pub const RELEASE: &str = "wiki-release";
-/// Made at every start: the values that come from the environment.
+/// Written at every start: values from the environment.
 const VALUES_OF_ENVIRONMENT: &str = "/run/wiki-cluster-values.json";
-/// A block for tests of network devices (RFC 2544), which no network that a machine is in should use.
+/// A block reserved for benchmarking network devices (RFC 2544), which no machine's network should use.
 const ADDRESS_POOL: &str = "198.18.0.0/15";
-/// Options that this program gives to k3s itself, or whose change would lose the data.
+/// Options that this program sets itself, or that would lose the data if changed.
 const OWN_OPTIONS: [&str; 6] =
     ["--cluster-init", "--config", "--data-dir", "--disable", "--node-name", "--token"];
 
 #[derive(Deserialize)]
 pub struct Contents {
-    /// By the name of the program, `wiki-cluster` itself among them.
+    /// By program name, including `wiki-cluster` itself.
     pub versions: BTreeMap<String, String>,
-    /// `name:tag` of the image of the node.
+    /// `name:tag` of the node's image.
     pub node: String,
-    /// `name:tag` of those that the release runs.
+    /// `name:tag` of the release's images.
     pub images: Vec<String>,
-    /// What `k3s server` knows.
+    /// The options that `k3s server` knows.
     pub k3s_options: Vec<String>,
 }
 
 impl Contents {
     pub fn read() -> Result<Contents, String> {
         let path = format!("{SHARE}/contents.json");
-        let text = fs::read(&path)
-            .map_err(|error| format!("{path}: {error}; start me by the cluster image"))?;
+        let text = fs::read(&path).map_err(|error| {
+            format!("{path}: {error}; this program runs only in the cluster image")
+        })?;
         serde_json::from_slice(&text).map_err(|error| format!("{path}: {error}"))
     }
 
@@ -58,7 +59,7 @@ pub struct Config {
     pub values: Vec<String>,
     pub user_values: UserValues,
     pub k3s_args: Vec<String>,
-    /// Where the networks of the Docker inside are, each of them a /24.
+    /// Where the inner Docker's networks are, each of them a /24.
     pub address_pool: String,
 }
 
@@ -92,12 +93,12 @@ impl Config {
         Ok(config)
     }
 
-    /// `--values` for each file, the later ones winning.
+    /// `--values` for each file; later ones override earlier ones.
     pub fn helm_values(&self) -> Vec<&str> {
         self.values.iter().flat_map(|path| ["--values", path]).collect()
     }
 
-    /// What the user has set for an option of the kubelet: `NAME=VALUE`, in k3s also with dashes before it.
+    /// The user's value for a kubelet option: `NAME=VALUE`, to k3s also with leading dashes.
     pub fn kubelet_arg(&self, name: &str) -> Option<&str> {
         self.k3s_args.iter().rev().find_map(|argument| {
             let (option, value) = argument.strip_prefix("--kubelet-arg=")?.split_once('=')?;
@@ -106,7 +107,7 @@ impl Config {
         })
     }
 
-    /// The chart judges the values by its schema; port 8080 needs some of them as they are.
+    /// The chart validates the values by its schema; port 8080 needs some of them unchanged.
     fn render(&self, contents: &Contents) -> Result<(), String> {
         let chart = format!("{SHARE}/chart.tgz");
         let kubernetes = contents
@@ -127,7 +128,7 @@ impl Config {
         let ingress =
             process::run(Duration::from_secs(60), "helm", &arguments).map_err(|error| {
                 if error.contains("could not find template") {
-                    "WIKI_VALUES: ingress.enabled is false, and port 8080 leads nowhere without it"
+                    "WIKI_VALUES: ingress.enabled is false, but port 8080 needs the Ingress"
                         .to_owned()
                 } else {
                     format!("WIKI_VALUES: {}", error.trim_start_matches("Error: "))
@@ -135,11 +136,11 @@ impl Config {
             })?;
         if !ingress.contains("path: /users") {
             return Err(
-                "WIKI_VALUES: api.enabled is false, and this image is there for the API".into()
+                "WIKI_VALUES: api.enabled is false, but this image is for running the API".into()
             );
         }
         if ingress.contains(" host:") || ingress.contains(" tls:") {
-            return Err("WIKI_VALUES: ingress.host and ingress.tls have to be empty: port 8080 answers to every name".into());
+            return Err("WIKI_VALUES: ingress.host and ingress.tls have to be empty: port 8080 serves every host name".into());
         }
         Ok(())
     }
@@ -148,12 +149,12 @@ impl Config {
 fn check_password(password: &str) -> Result<(), String> {
     if password.chars().any(char::is_control) {
         return Err(
-            "GRAFANA_ADMIN_PASSWORD: it has a line break or another control character".into()
+            "GRAFANA_ADMIN_PASSWORD contains a line break or another control character".into()
         );
     }
-    // Grafana's own limit, beyond which its login form refuses to change it.
+    // Grafana's own minimum, below which its login form refuses to change it.
     if password.chars().count() < 4 {
-        return Err("GRAFANA_ADMIN_PASSWORD: Grafana wants 4 characters or more".into());
+        return Err("GRAFANA_ADMIN_PASSWORD: Grafana requires at least 4 characters".into());
     }
     Ok(())
 }
@@ -165,7 +166,7 @@ fn check_address_pool(pool: &str) -> Result<(), String> {
     match parts {
         Some((address, 8..=22)) if !address.is_unspecified() => Ok(()),
         _ => Err(format!(
-            "DOCKER_ADDRESS_POOL: {pool} is no IPv4 network of /8 to /22, such as {ADDRESS_POOL}"
+            "DOCKER_ADDRESS_POOL: {pool} is not an IPv4 network from /8 to /22, such as {ADDRESS_POOL}"
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! The Docker inside.
+//! The inner Docker.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Starts it and waits until it answers. Its other settings are in /etc/docker/daemon.json.
 pub fn start(address_pool: &str) -> Result<Child, String> {
-    // What was left by a container that was killed: nothing of it is alive.
+    // Left behind by a killed container: nothing of it is running.
     for left in ["/run/docker", "/run/containerd", "/run/docker.pid", SOCKET] {
         _ = fs::remove_dir_all(left).or_else(|_| fs::remove_file(left));
     }
@@ -26,11 +26,11 @@ pub fn start(address_pool: &str) -> Result<Child, String> {
     let mut command = Command::new("dockerd");
     command.arg(format!("--default-address-pool=base={address_pool},size=24"));
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
-    // Ctrl-C goes to a terminal's whole group of processes, and dockerd is to end after the node.
+    // Ctrl-C goes to the terminal's whole process group, but dockerd must stop after the node.
     command.process_group(0);
-    // A child inherits which signals are blocked, and may pass that on to the containers, which then never hear that they
-    // have to stop.
-    // SAFETY: it is one system call, which may be made between fork and exec.
+    // A child inherits blocked signals, and may pass them on to the containers, which then would never get the signal to
+    // stop.
+    // SAFETY: a single system call, which is allowed between fork and exec.
     unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
     let mut child = command.spawn().map_err(|error| format!("dockerd cannot be run: {error}"))?;
     let came = wait_for(LIMIT, || match child.try_wait() {

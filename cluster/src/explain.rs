@@ -1,4 +1,4 @@
-//! What a person would look at when a step has failed.
+//! What one would look at when a step has failed.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::process::{last_lines, run};
 use crate::report::say;
 use crate::{cluster, dockerd};
 
-/// Parts that are not up yet have nothing to say.
+/// Components that are not up yet are left out.
 pub fn explain() {
     let limit = Duration::from_secs(15);
     let show = |title: &str, program: &str, arguments: &[&str]| {

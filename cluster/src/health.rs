@@ -1,21 +1,21 @@
-//! A request as a user makes it, through port 8080, that takes a look into the database and writes nothing.
+//! A request like a user's, through port 8080, that reads from the database and writes nothing.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 pub const PORT: u16 = 8080;
-/// No user has it: ids count up from 1. The service says so after it has asked the database.
+/// No user has it: ids count up from 1. The service answers so only after querying the database.
 const LAST_USER: &str = "/users/9223372036854775807";
 
 pub fn api() -> Result<(), String> {
     let answer = get(LAST_USER)?;
-    // An ingress controller that does not know the API yet says 404 too, but not like this.
+    // An Ingress controller that does not know the API yet answers 404 too, but not in this form.
     if answer.status == 404 && answer.head.contains("application/problem+json") {
         Ok(())
     } else {
         Err(format!(
-            "port {PORT} answers {} to {LAST_USER}, and not as the API does when its database answers",
+            "port {PORT} answers {} to {LAST_USER}, unlike the API with a working database",
             answer.status
         ))
     }
@@ -40,7 +40,7 @@ fn get(path: &str) -> Result<Answer, String> {
     let mut bytes = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut bytes).map_err(failed)?;
     parse(&String::from_utf8_lossy(&bytes))
-        .ok_or_else(|| format!("port {PORT}: the answer is not HTTP"))
+        .ok_or_else(|| format!("port {PORT}: the response is not HTTP"))
 }
 
 fn parse(answer: &str) -> Option<Answer> {

@@ -1,4 +1,4 @@
-//! The images: the node's in the Docker inside, those of the release in the node's containerd.
+//! The images: the node's in the inner Docker, those of the release in the node's containerd.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -12,12 +12,12 @@ use crate::process::{run, run_with_input, wait_for};
 const SHORT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Of the node, from nothing to its containerd.
+/// For the node, until its containerd answers.
 const CONTAINERD: Duration = Duration::from_secs(600);
-/// Each attempt is a process in a node that has other things to do.
+/// Each attempt is a process in a busy node.
 const BETWEEN: Duration = Duration::from_millis(500);
 const CTR: [&str; 5] = [NODE, "k3s", "ctr", "--namespace", "k8s.io"];
-/// Where containerd puts what has no registry in its name.
+/// Where containerd puts images without a registry in their name.
 const LIBRARY: &str = "docker.io/library/";
 /// Run in the node, with the label's value and the names as arguments.
 const PIN: &str = "value=$1; shift; for image; do \
@@ -31,7 +31,7 @@ pub fn load_node(contents: &Contents) -> Result<(), String> {
     unpack_into(&archive, &["load", "--quiet"])
 }
 
-/// Imports what is not there, when the node's containerd answers.
+/// Imports what is missing, as soon as the node's containerd answers.
 pub fn import(images: &[String]) -> Result<(), String> {
     let list: Vec<&str> =
         ["exec"].into_iter().chain(CTR).chain(["images", "ls", "--quiet"]).collect();
@@ -56,17 +56,17 @@ pub fn import(images: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// An error as long as nothing may be run in the node.
+/// An error as long as nothing may be executed in the node.
 fn ready_for_exec() -> Result<(), String> {
     let pid = run(SHORT, "docker", &["container", "inspect", "--format", "{{.State.Pid}}", NODE])?;
     if cgroups::are_delegated_in(pid.trim()) {
         Ok(())
     } else {
-        Err(format!("{NODE} does not hand its cgroups on"))
+        Err(format!("{NODE} has not delegated its cgroups yet"))
     }
 }
 
-/// Keeps the kubelet from deleting images when the disk is full: nobody could pull them again. An older version's may go.
+/// Keeps the kubelet from deleting images when the disk is full: nobody could pull them again. An older version's may be deleted.
 pub fn pin(images: &[String]) -> Result<(), String> {
     let is_old = |name: &&str| {
         name.strip_prefix(LIBRARY)
@@ -99,7 +99,7 @@ fn unpack_into(archive: &str, arguments: &[&str]) -> Result<(), String> {
     let image = zstd.stdout.take().ok_or("zstd has no output")?;
     let done = run_with_input(LIMIT, "docker", arguments, image);
     match zstd.wait() {
-        // Where docker did not read all, a signal has ended it, and docker says why.
+        // If docker did not read everything, zstd was ended by a signal, and docker says why.
         Ok(status) if status.code().is_some_and(|code| code != 0) => {
             Err(format!("{archive} cannot be unpacked"))
         }

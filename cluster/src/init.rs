@@ -1,4 +1,4 @@
-//! The container's first process: passes signals on to the program proper, and reaps what ends.
+//! The container's first process: forwards signals to the actual program, and reaps children.
 
 use std::process::{Command, ExitCode};
 
@@ -13,7 +13,7 @@ pub fn run() -> ExitCode {
     let program = match Command::new("/proc/self/exe").arg("start").spawn() {
         Ok(child) => Pid::from_raw(child.id().cast_signed()),
         Err(error) => {
-            eprintln!("wiki-cluster: it cannot start itself: {error}");
+            eprintln!("wiki-cluster: cannot start itself: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -24,14 +24,14 @@ pub fn run() -> ExitCode {
                     return ExitCode::from(code);
                 }
             }
-            // It may just have ended; then the next signal is SIGCHLD.
+            // It may just have exited; then the next signal is SIGCHLD.
             Ok(signal) => _ = kill(program, signal),
             Err(_) => {}
         }
     }
 }
 
-/// The exit code of `program`, if it was among those that had ended.
+/// The exit code of `program`, if it was among those that had exited.
 fn reap(program: Pid) -> Option<u8> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

@@ -1,4 +1,4 @@
-//! What the machine has to offer. Each check says what is missing and what to do.
+//! What the machine provides. Each check says what is missing and what to do.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,12 +13,12 @@ use crate::config::Config;
 use crate::{cgroups, health, process};
 
 const GIB: u64 = 1 << 30;
-/// What the chart's pods ask for (1.5 GiB), and k3s and dockerd (1 GiB).
+/// For the chart's pods (1.5 GiB), and k3s and dockerd (1 GiB).
 const MEMORY: u64 = 5 * GIB / 2;
-/// Images unpacked twice over while they are imported, and the volumes of the release.
+/// For images, which exist twice while they are imported, and the volumes of the release.
 const DISK_AT_FIRST: u64 = 6 * GIB;
 const DISK: u64 = GIB / 2;
-/// Every pod takes some; k3s and its containerd alone more than the kernel's default of 128.
+/// Every pod needs some; k3s and its containerd alone more than the kernel's default of 128.
 const INOTIFY: [(&str, u32); 2] = [("max_user_instances", 8192), ("max_user_watches", 524_288)];
 
 pub const DATA: &str = "/var/lib/docker";
@@ -35,7 +35,7 @@ pub fn check(config: &Config, first_boot: bool) -> Result<(), String> {
     port()
 }
 
-/// Changes to the kernel's settings that need no restart of anything.
+/// Kernel settings that can be changed without restarting anything.
 pub fn prepare() -> Result<(), String> {
     for (limit, least) in INOTIFY {
         let path = format!("/proc/sys/fs/inotify/{limit}");
@@ -47,7 +47,7 @@ pub fn prepare() -> Result<(), String> {
             _ = fs::write(&path, least.to_string());
         }
     }
-    // Docker's own image for Docker in Docker does the same two things, in moby's hack/dind.
+    // Docker's own Docker-in-Docker image does the same two things, in moby's hack/dind.
     let security = "/sys/kernel/security";
     if fs::read_dir(security).is_ok_and(|mut files| files.next().is_none()) {
         _ = mount(Some("none"), security, Some("securityfs"), MsFlags::empty(), None::<&str>);
@@ -55,7 +55,7 @@ pub fn prepare() -> Result<(), String> {
     cgroups::delegate()
 }
 
-/// First of all: without it the others cannot tell.
+/// Comes first: without it the other checks do not work.
 pub fn check_privileged() -> Result<(), String> {
     const SYS_ADMIN: u64 = 1 << 21;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn check_privileged() -> Result<(), String> {
     let read_only =
         |path| statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     if capabilities & SYS_ADMIN == 0 || read_only("/proc/sys") || read_only("/sys/fs/cgroup") {
-        return Err("it runs a cluster inside, which takes `docker run --privileged`".into());
+        return Err("it runs a cluster inside, which needs `docker run --privileged`".into());
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ fn user_namespace(config: &Config) -> Result<(), String> {
     if whole || gates.split(',').any(|gate| gate == "KubeletInUserNamespace=true") {
         Ok(())
     } else {
-        Err("it is in a user namespace (a rootless Docker or Podman), in which the kubelet does not start: take a Docker that \
+        Err("it is in a user namespace (a rootless Docker or Podman), in which the kubelet does not start: use a Docker that \
              runs as root, or try K3S_ARGS=--kubelet-arg=feature-gates=KubeletInUserNamespace=true"
             .into())
     }
@@ -100,7 +100,7 @@ fn memory() -> Result<(), String> {
     let there = total.min(limit);
     if there < MEMORY {
         return Err(format!(
-            "too little memory: {} GiB, and it takes {} GiB",
+            "too little memory: {} GiB, but {} GiB are needed",
             gib(there),
             gib(MEMORY)
         ));
@@ -113,7 +113,7 @@ fn disk(least: u64) -> Result<(), String> {
     let free = found.blocks_available() * found.fragment_size();
     if free < least {
         return Err(format!(
-            "too little disk: {} GiB are free at {DATA}, and it takes {} GiB",
+            "too little disk: {} GiB free at {DATA}, but {} GiB are needed",
             gib(free),
             gib(least)
         ));
@@ -127,7 +127,7 @@ fn gib(bytes: u64) -> String {
     format!("{amount:.1}")
 }
 
-/// Tried, since a module may be loaded by the attempt, and the volume may be on a file system that cannot hold one.
+/// By trying it, since the attempt may load a module, and the volume's file system may not support it.
 fn overlayfs() -> Result<(), String> {
     let work = Path::new(DATA).join("wiki-cluster/overlay");
     let part = |name| work.join(name);
@@ -166,13 +166,13 @@ fn overlayfs() -> Result<(), String> {
     }
 }
 
-/// The kubelet asks the device of a btrfs for its number, by the name with which it was mounted.
+/// The kubelet needs the device number of a btrfs, and looks for the device by the name with which it was mounted.
 fn btrfs() -> Result<(), String> {
     match btrfs_device() {
         Some(device) if !device.exists() => {
             let folder = device.parent().unwrap_or(&device).display();
             Err(format!(
-                "the volume at {DATA} is on a btrfs of {}, which is not in this container, and without it the kubelet does \
+                "the volume at {DATA} is on a btrfs on {}, which does not exist in this container; without it the kubelet does \
                  not start: add --volume {folder}:{folder} to docker run",
                 device.display()
             ))
@@ -181,12 +181,12 @@ fn btrfs() -> Result<(), String> {
     }
 }
 
-/// As LUKS and LVM name them, by links, which Docker does not bring into a container.
+/// Only one in a folder of /dev, like the links of LUKS and LVM, which Docker does not bring into a container.
 pub fn btrfs_device() -> Option<PathBuf> {
     device_of(Path::new(DATA), &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
-/// `mounts` is as proc_pid_mountinfo(5) has it.
+/// `mounts` is in the format of proc_pid_mountinfo(5).
 fn device_of(path: &Path, mounts: &str) -> Option<PathBuf> {
     let (_, kind, source) = mounts
         .lines()
@@ -201,12 +201,12 @@ fn device_of(path: &Path, mounts: &str) -> Option<PathBuf> {
     (kind == "btrfs" && in_a_folder).then(|| source.into())
 }
 
-/// Without it, a pod cannot reach another one on its node by the address of a Service.
+/// Without it, a pod cannot reach another pod on the same node through a Service's address.
 fn bridge_filter() -> Result<(), String> {
     let there = || Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists();
     if !there() {
-        // The kernel takes the name of an unknown interface for that of a module, and loads it outside of the
-        // container, where its file is. moby's modprobe in its Docker-in-Docker image works this way.
+        // The kernel takes the name of an unknown interface for a module's, and loads it outside the container,
+        // where its file is. The modprobe in moby's Docker-in-Docker image works this way.
         _ = if_nametoindex("br_netfilter");
     }
     if there() {
@@ -229,7 +229,7 @@ fn iptables() -> Result<(), String> {
 
 fn port() -> Result<(), String> {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, health::PORT)).map(drop).map_err(|error| {
-        format!("port {} inside is taken ({error}): leave out --network=host, or stop what listens there", health::PORT)
+        format!("port {} is taken inside the container ({error}): leave out --network=host, or stop what is listening there", health::PORT)
     })
 }
 

@@ -1,4 +1,4 @@
-//! Boots the cluster image: dockerd, in it a k3d node, in that the release; and looks after it.
+//! Boots the cluster image: dockerd, inside it a k3d node, inside that the release; and watches over it.
 
 mod backup;
 mod cgroups;
@@ -25,18 +25,18 @@ use std::process::ExitCode;
 const HELP: &str = "\
 wiki-cluster, in the container: docker exec wiki-cluster wiki-cluster COMMAND
 
-  status    how everything is: pods, restarts, URLs, versions (also: wiki-status)
+  status    shows pods, restarts, URLs and versions (also: wiki-status)
   health    exits with 0 if a request through port 8080 is answered from the database
   backup    writes a dump of the database to stdout:  docker exec wiki-cluster wiki-cluster backup > wiki.sql
-  restore   reads one from stdin:                     docker exec -i wiki-cluster wiki-cluster restore < wiki.sql
-  start     boots the cluster; the image's own command
+  restore   reads a dump from stdin:                  docker exec -i wiki-cluster wiki-cluster restore < wiki.sql
+  start     boots the cluster; the image's default command
 
 Environment of the container, all of it optional:
 
-  WIKI_VALUES             a YAML file in the container with values for the chart, needed at each start once it was given
-  GRAFANA_ADMIN_PASSWORD  password of Grafana's first login, made at the first start
-  K3S_ARGS                further options for `k3s server`, as in: --kubelet-arg=max-pods=50
-  DOCKER_ADDRESS_POOL     where the networks of the Docker inside are; 198.18.0.0/15 unless it is set
+  WIKI_VALUES             a YAML file in the container with values for the chart; once given, needed at each start
+  GRAFANA_ADMIN_PASSWORD  password of Grafana's first login, created at the first start
+  K3S_ARGS                further options for `k3s server`, for example --kubelet-arg=max-pods=50
+  DOCKER_ADDRESS_POOL     where the networks of the inner Docker are; by default 198.18.0.0/15
 ";
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         _ => "--help",
     };
     let done = match command {
-        // Only the first process inherits the orphans of all others, and has to reap them.
+        // Only process 1 inherits orphans, and has to reap them.
         "start" if std::process::id() == 1 => return init::run(),
         "start" => start::run(),
         "status" => status::run(),

@@ -16,7 +16,7 @@ pub struct Pod {
     pub state: String,
 }
 
-/// Those that should be running; what has ended well is left out.
+/// Pods that should be running; those that have completed are left out.
 pub fn list(which: &str) -> Result<Vec<Pod>, String> {
     let text =
         run(LIMIT, "kubectl", &["get", "pods", which, "--output=json", "--request-timeout=10s"])?;
@@ -50,7 +50,7 @@ fn read_pod(pod: &Value) -> Pod {
     }
 }
 
-/// Those of the release that are not ready, with what holds them up.
+/// The release's pods that are not ready, with the reason.
 pub fn waiting_for() -> Option<String> {
     let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
     let pods = list(&selector).ok()?;
@@ -65,7 +65,7 @@ pub fn waiting_for() -> Option<String> {
     (!waiting.is_empty()).then(|| waiting.join(", "))
 }
 
-/// Of one that ends again and again. What a program says as it ends is no JSON, and may come before the last lines of its log.
+/// The last words of a crashing container. What a program says as it exits is not JSON, and may not be in the last line of its log.
 fn last_words(pod: &Pod) -> Option<String> {
     if pod.state != "CrashLoopBackOff" {
         return None;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub const POLL: Duration = Duration::from_millis(50);
 
-/// Runs a command to its end; what it wrote to stdout. An error is what it wrote to stderr, made one line.
+/// Runs a command to its end, and returns its stdout. An error is its stderr, on one line.
 pub fn run(limit: Duration, program: &str, arguments: &[&str]) -> Result<String, String> {
     run_with_input(limit, program, arguments, Stdio::null())
 }
@@ -24,7 +24,7 @@ pub fn run_with_input(
     finish(limit, Command::new(program).args(arguments).stdin(input).stdout(Stdio::piped()))
 }
 
-/// Lets a command write to `output`.
+/// Runs a command that writes to `output`.
 pub fn run_into(
     output: impl Into<Stdio>,
     limit: Duration,
@@ -70,7 +70,7 @@ fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> 
     }
 }
 
-/// What a stream has given so far, and whether it has ended.
+/// What was read from a stream so far, and whether it has ended.
 type Collected = Arc<Mutex<(Vec<u8>, bool)>>;
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> Collected {
@@ -87,13 +87,13 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> Collected {
     collected
 }
 
-/// A program that goes on in the background may hold the stream open after the one that was run has ended.
+/// A background process may hold the stream open after the command itself has exited.
 fn join(collected: &Collected) -> String {
     wait_for(Duration::from_secs(2), || collected.lock().unwrap().1.then_some(()));
     String::from_utf8_lossy(&collected.lock().unwrap().0).into_owned()
 }
 
-/// The lines that matter, parted by blanks.
+/// The lines that matter, joined by spaces.
 pub fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")
@@ -104,7 +104,7 @@ pub fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// Waits until `condition` gives something; None after `limit`.
+/// Waits until `condition` returns something; None after `limit`.
 pub fn wait_for<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
@@ -118,7 +118,7 @@ pub fn wait_for<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// Writes to a file beside it first, so that a kill leaves the old or the new one.
+/// Writes to a temporary file first, so that a kill leaves either the old or the new content.
 pub fn replace_file(path: &std::path::Path, content: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;

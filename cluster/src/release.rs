@@ -10,10 +10,10 @@ use crate::process::{run, wait_for};
 use crate::{health, pods};
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// Grafana and Prometheus have some work to do at their first start; a slow disk makes it long.
+/// Grafana's and Prometheus' first start takes long on a slow disk.
 const READY: Duration = Duration::from_secs(600);
 
-/// Installs or upgrades it, unless it is what it should be.
+/// Installs or upgrades it, unless it is up to date.
 pub fn install(config: &Config) -> Result<(), String> {
     let chart = format!("{SHARE}/chart.tgz");
     let description = describe(&chart, config)?;
@@ -23,7 +23,7 @@ pub fn install(config: &Config) -> Result<(), String> {
     if info["status"] == "deployed" && info["description"] == description.as_str() {
         return Ok(());
     }
-    // Helm refuses to work on a release whose last change was cut off. Nobody else is at work at a start.
+    // Helm refuses to work on a release whose last change was interrupted. At startup nobody else is working on it.
     let pending = format!(
         "owner=helm,name={RELEASE},status in (pending-install,pending-upgrade,pending-rollback)"
     );
@@ -35,7 +35,7 @@ pub fn install(config: &Config) -> Result<(), String> {
     run(LIMIT, "helm", &arguments).map(drop)
 }
 
-/// The release says itself from which chart and values it was made.
+/// The release's description says which chart and values it was made from.
 fn describe(chart: &str, config: &Config) -> Result<String, String> {
     let mut hasher = DefaultHasher::new();
     for path in [chart].into_iter().chain(config.values.iter().map(String::as_str)) {
@@ -44,7 +44,7 @@ fn describe(chart: &str, config: &Config) -> Result<String, String> {
     Ok(format!("wiki-cluster {:016x}", hasher.finish()))
 }
 
-/// Waits for every pod, and for an answer through port 8080.
+/// Waits for every pod, and for a response through port 8080.
 pub fn wait_until_ready() -> Result<(), String> {
     let seconds = READY.as_secs();
     let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
@@ -59,7 +59,7 @@ pub fn wait_until_ready() -> Result<(), String> {
         None => error,
     })?;
     let mut last = Ok(());
-    // k3s installs Traefik by jobs of its own, which may come last.
+    // k3s installs Traefik with jobs of its own, which may finish last.
     wait_for(READY, || {
         last = health::api();
         last.is_ok().then_some(())

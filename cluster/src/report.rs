@@ -10,10 +10,10 @@ use crate::config::Contents;
 use crate::health;
 
 const STEPS: usize = 6;
-/// Set when the end has come: what is under way then has nothing more to say.
+/// Set on shutdown: steps in progress then report nothing more.
 pub static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// How often a step that goes on says so.
+/// How often a running step reports that it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 pub fn banner(contents: &Contents) {
@@ -33,7 +33,7 @@ pub fn say(line: &str) {
     _ = out.flush();
 }
 
-/// Runs one step, says how long it took, and from time to time that it still goes on.
+/// Runs one step, reports how long it took, and now and then that it is still running.
 pub fn step<T: Send>(
     number: usize,
     name: &str,
@@ -51,7 +51,7 @@ pub fn step<T: Send>(
                 }
                 let what = progress().map_or_else(String::new, |what| format!(": {what}"));
                 say(&format!(
-                    "[{number}/{STEPS}] {name}: still at it after {} s{what}",
+                    "[{number}/{STEPS}] {name}: still running after {} s{what}",
                     start.elapsed().as_secs()
                 ));
             }

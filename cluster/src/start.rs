@@ -18,7 +18,7 @@ use crate::report::{self, say, step};
 use crate::state::Volume;
 use crate::{dockerd, health, images, machine, pods, release};
 
-/// `docker stop` gives ten seconds. What has not ended by then, whatever held it up, ends with this process.
+/// `docker stop` allows ten seconds. What has not stopped by then, for whatever reason, ends with this process.
 const STOP: Duration = Duration::from_secs(9);
 const STOP_NODE: Duration = Duration::from_secs(7);
 
@@ -73,7 +73,7 @@ fn steps(contents: &Contents, config: &Config, volume: &mut Volume) -> Result<()
         || None,
         || {
             let node = Node::find_or_clear(config, contents, volume)?;
-            // Meanwhile: the node's containerd answers long before all of it does.
+            // In parallel: the node's containerd answers long before the whole node does.
             let images = contents.images.clone();
             let importing = thread::spawn(move || images::import(&images));
             node.start(contents, volume)?;
@@ -88,9 +88,9 @@ fn steps(contents: &Contents, config: &Config, volume: &mut Volume) -> Result<()
         || pods::waiting_for().or_else(|| health::api().err()),
         || {
             release::wait_until_ready()?;
-            // The kubelet is at work, so k3s has let go of its own pins, which it does at each start.
+            // The kubelet is running, so k3s has already removed its own pins, which it does at each start.
             images::pin(&contents.images)
-                .unwrap_or_else(|error| say(&format!("No image is pinned: {error}")));
+                .unwrap_or_else(|error| say(&format!("Images could not be pinned: {error}")));
             Ok(())
         },
     )
@@ -110,7 +110,7 @@ fn watch() -> Result<(), String> {
 
 fn stop_on_signal() {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    // Before any other thread is made, so that they all inherit it.
+    // Before any other thread exists, so that they all inherit it.
     signals.thread_block().expect("signals can be blocked");
     thread::spawn(move || {
         _ = signals.wait();

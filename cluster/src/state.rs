@@ -1,4 +1,4 @@
-//! What is known of the volume at /var/lib/docker: who used it last, and whether a cluster is on it.
+//! The state kept on the volume at /var/lib/docker: which version used it last, and whether it holds a cluster.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,10 +16,10 @@ const DIRECTORY: &str = "/var/lib/docker/wiki-cluster";
 
 #[derive(Default, Serialize, Deserialize)]
 pub struct State {
-    /// Those of the image that started on it last.
+    /// Those of the image that was last started on it.
     pub versions: BTreeMap<String, String>,
-    /// The node that was made to its end, empty while another one takes its place. Without one there is nothing yet that
-    /// anybody could have written to.
+    /// The completely created node; empty while it is being replaced. Without one there is nothing yet that anyone could
+    /// have written to.
     pub node: Option<String>,
     /// What k3s encrypts its data with.
     pub token: Option<String>,
@@ -28,7 +28,7 @@ pub struct State {
     pub has_values: bool,
 }
 
-/// Kept as long as the process lives: what it has started goes on with the volume.
+/// Held as long as the process lives, since what it has started uses the volume.
 static LOCK: OnceLock<File> = OnceLock::new();
 
 pub struct Volume {
@@ -49,7 +49,7 @@ impl Volume {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| format!("{}: {error}", file().display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => State::default(),
-            // To take it for empty would delete the data.
+            // Treating it as empty would delete the data.
             Err(error) => return Err(format!("{}: {error}", file().display())),
         };
         Ok(Volume { state })
@@ -73,7 +73,7 @@ impl Volume {
         self.save()
     }
 
-    /// From now on no older version may follow.
+    /// From now on, older versions are refused.
     pub fn adopt(&mut self, contents: &Contents) -> Result<(), String> {
         self.state.versions.clone_from(&contents.versions);
         self.save()
@@ -90,7 +90,7 @@ fn file() -> PathBuf {
     [DIRECTORY, "state.json"].iter().collect()
 }
 
-/// Data that a newer program has written is not given to an older one. PostgreSQL is particular both ways.
+/// An older program must not get data written by a newer one. PostgreSQL refuses both directions.
 fn refuse_downgrade(
     old: &BTreeMap<String, String>,
     new: &BTreeMap<String, String>,
@@ -100,8 +100,8 @@ fn refuse_downgrade(
             && parse(new)? < parse(old)?
         {
             return Err(format!(
-                "downgrade refused: the volume at /var/lib/docker was used by {program} {old}, and this image has {new}; \
-                 take that version or a newer one, or restore a backup on a new volume"
+                "downgrade refused: the volume at /var/lib/docker was used by {program} {old}, but this image has {new}; \
+                 use that version or a newer one, or restore a backup on a new volume"
             ));
         }
     }
@@ -109,18 +109,18 @@ fn refuse_downgrade(
         && major(old) != major(new)
     {
         let way = if major(new) < major(old) {
-            "take an image with that one"
+            "use an image with that version"
         } else {
             "make a backup with the old image and restore it on a new volume"
         };
         return Err(format!(
-            "the volume at /var/lib/docker holds a database of PostgreSQL {old}, and this image has {new}: {way}"
+            "the volume at /var/lib/docker holds a database of PostgreSQL {old}, but this image has {new}: {way}"
         ));
     }
     Ok(())
 }
 
-/// Unlike the specification, this compares what comes after a plus sign, too: `1.35.5+k3s2` follows `1.35.5+k3s1`.
+/// Unlike the specification, this also compares build metadata: `1.35.5+k3s2` is newer than `1.35.5+k3s1`.
 fn parse(version: &str) -> Result<Version, String> {
     Version::parse(version).map_err(|error| format!("the version {version}: {error}"))
 }
@@ -173,7 +173,7 @@ mod tests {
         assert!(
             refused(now(), versions("0.9.0", "1.35.5+k3s1", "15.9"))
                 .unwrap()
-                .contains("PostgreSQL 16.9, and this image has 15.9: take an image")
+                .contains("PostgreSQL 16.9, but this image has 15.9: use an image")
         );
     }
 }

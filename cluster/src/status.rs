@@ -1,4 +1,4 @@
-//! `wiki-status`: how everything is, in some lines.
+//! `wiki-status`: the state of everything, in a few lines.
 
 use crate::config::Contents;
 use crate::report::{self, say};
@@ -9,7 +9,7 @@ pub fn run() -> Result<(), String> {
     report::banner(&contents);
     if !dockerd::answers() || !cluster::exists() {
         return Err(
-            "there is no cluster yet: `docker logs --follow wiki-cluster` shows how far it is"
+            "there is no cluster yet: `docker logs --follow wiki-cluster` shows the progress"
                 .into(),
         );
     }

@@ -1,4 +1,4 @@
-# Each image keeps its contract, which is read out of its archive: that takes no container runtime.
+# Checks each image's contract by reading its archive, without a container runtime.
 {
   lib,
   grafana,
@@ -15,7 +15,7 @@
 }:
 
 let
-  # Reads an image without a runtime: $config is the file of its configuration, $files lists its files.
+  # Reads an image without a runtime: $config is its configuration file, $files lists its files.
   imageContract =
     {
       image,
@@ -50,7 +50,7 @@ let
         for layer in $(jq --raw-output '.[0].Layers[]' image/manifest.json); do
           tar --list --absolute-names --file "image/$layer" | sed -E 's,^\.?/?,/,'
         done >"$files"
-        has_file "$(jq --raw-output '.config.Entrypoint[0]' "$config")" || fail "its program is not in it"
+        has_file "$(jq --raw-output '.config.Entrypoint[0]' "$config")" || fail "its entrypoint is missing"
 
         ${lib.optionalString (user != null) "holds '.config.User == \"${user}\"'"}
         ${lib.optionalString (port != null) "holds '.config.ExposedPorts | has(\"${port}/tcp\")'"}
@@ -59,7 +59,7 @@ let
         done
         holds '.created | startswith("1970-01-01T00:00:01")'
         size=$(stat --dereference --format %s ${image})
-        [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes, and not ${toString megabytes} MB, compressed"
+        [ "$size" -le ${toString (megabytes * 1000000)} ] || fail "$size bytes compressed, more than ${toString megabytes} MB"
         ${script}
         touch $out
       '';
@@ -121,7 +121,7 @@ in
     image = k3s-image;
     megabytes = 250;
     script = ''
-      # By k3d's entrypoint scripts, and by whoever looks into the node.
+      # Needed by k3d's entrypoint scripts, and for looking into the node.
       for program in sh k3s kubectl ctr mount sed xargs touch date mkdir; do
         has_file "/bin/$program" || fail "no /bin/$program"
       done
@@ -143,7 +143,7 @@ in
         has_file "/usr/share/wiki-cluster/images/wiki-$image.tar.zst" || fail "no archive of wiki-$image"
       done
       has_file "/usr/share/wiki-cluster/node/wiki-k3s-${k3s-image.imageTag}.tar.zst" || fail "no archive of the node"
-      ! has_file '/nix/store/.*/bin/(initdb|prometheus|grafana|wiki-service)' || fail "what is in an archive is in it twice"
+      ! has_file '/nix/store/.*/bin/(initdb|prometheus|grafana|wiki-service)' || fail "the content of an archive is included twice"
     '';
   };
 }

@@ -1,4 +1,4 @@
-# One privileged container that boots the whole cluster, offline. What it does is in ../../cluster.
+# A privileged container that boots the whole cluster, offline. The program is in ../../cluster.
 {
   lib,
   bash,
@@ -31,7 +31,7 @@ let
   wiki-cluster = callPackage ../wiki-cluster.nix { };
 
   reference = image: "${image.imageName}:${image.imageTag}";
-  # In the order in which the pods are on the way to an answer.
+  # In the order in which a response depends on the pods.
   images = [
     postgresql-image
     wiki-image
@@ -58,13 +58,13 @@ let
   values = {
     ingress.exposeMetrics = true;
     api = {
-      # There is no other node to go to.
+      # There is no other node.
       nodeLossSeconds = 300;
       search = true;
     };
   };
 
-  # k3s' Traefik asks for its newest version unless told otherwise.
+  # k3s' Traefik checks for new versions unless told otherwise.
   traefik = {
     apiVersion = "helm.cattle.io/v1";
     kind = "HelmChartConfig";
@@ -81,15 +81,15 @@ let
   };
 
   daemon = {
-    # Images are in /var/lib/docker alone, and `docker load` unpacks them once.
+    # Images are only in /var/lib/docker, and `docker load` unpacks them once.
     features.containerd-snapshotter = false;
-    # It keeps five files of 20 MB for each container; the default keeps everything.
+    # Keeps five files of 20 MB per container; the default keeps everything.
     log-driver = "local";
     # Its last lines are shown when something fails.
     log-level = "warn";
   };
 
-  # The archives name store paths, which are in them already.
+  # The archives mention store paths, which they already contain.
   withoutReferences = {
     __structuredAttrs = true;
     unsafeDiscardReferences.out = true;
@@ -103,7 +103,7 @@ let
     image: directory:
     "cp ${archive image} $share/${directory}/${image.imageName}-${image.imageTag}.tar.zst";
 
-  # Real files: links into the store would lead nowhere in the node.
+  # Real files: symlinks into the store would lead nowhere in the node.
   files =
     runCommand "wiki-cluster-files"
       (
@@ -122,7 +122,7 @@ let
         ${save k3s-image "node"}
         ${lib.concatMapStringsSep "\n" (image: save image "images") images}
         cp ${k3s.airgap-images} $share/airgap/k3s-${k3s.version}.tar.zst
-        # k3s notes here what it has imported, and does not do so again.
+        # k3s records here what it has imported, and does not import it again.
         touch $share/airgap/.cache.json
         cp ${chart}/wiki-*.tgz $share/chart.tgz
         cp ${../../chart/restore.sql} $share/restore.sql
@@ -137,7 +137,7 @@ let
 in
 dockerTools.buildLayeredImage {
   name = "wiki-cluster";
-  # What is big in it is compressed already.
+  # The large files are already compressed.
   compressor = "zstd";
 
   contents = [
@@ -168,10 +168,10 @@ dockerTools.buildLayeredImage {
     Env = [
       "PATH=/bin"
       "HOME=/root"
-      # k3d looks after a cluster with a container of this image; any that is there does.
+      # k3d starts a helper container from this image; any available one will do.
       "K3D_IMAGE_TOOLS=${reference k3s-image}"
       "K3D_FIX_DNS=0"
-      # Brings k3d's entrypoint, which drains the node at a stop, also where there is nothing to fix.
+      # Installs k3d's entrypoint, which drains the node on a stop, even where there is nothing to fix.
       "K3D_FIX_CGROUPV2=1"
     ];
     ExposedPorts."8080/tcp" = { };

@@ -9,8 +9,8 @@
 }:
 
 let
-  # From 13.2 on, Grafana's Prometheus datasource is a plugin that it would fetch.
-  # In the store, no volume at /var/lib/grafana hides it.
+  # From 13.2 on, Grafana's Prometheus datasource is a plugin that it would download.
+  # In the store, so that no volume at /var/lib/grafana hides it.
   plugins = linkFarm "grafana-plugins" (
     lib.optionalAttrs (lib.versionAtLeast grafana.version "13.2") {
       inherit (grafanaPlugins) prometheus;
@@ -50,7 +50,7 @@ dockerTools.buildLayeredImage {
       "GF_PATHS_PLUGINS=${plugins}"
       "GF_PATHS_PROVISIONING=/etc/grafana/provisioning"
       "GF_LOG_MODE=console"
-      # Everything that would call out to the internet.
+      # Everything that would access the internet.
       "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES=false"
       "GF_ANALYTICS_CHECK_FOR_UPDATES=false"
       "GF_ANALYTICS_REPORTING_ENABLED=false"

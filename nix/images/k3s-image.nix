@@ -1,4 +1,4 @@
-# The node: what k3d and its entrypoint scripts expect of rancher/k3s.
+# The node: provides what k3d and its entrypoint scripts expect of rancher/k3s.
 {
   busybox,
   callPackage,

@@ -1,4 +1,4 @@
-# The labels of every image, by their short names in OCI's image specification ("Pre-Defined Annotation Keys").
+# The labels of every image, by their short names in the OCI image specification ("Pre-Defined Annotation Keys").
 { lib }:
 
 labels:

@@ -1,4 +1,4 @@
-# POSTGRES_USER, POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE, POSTGRES_DB and PGDATA are those of the official image.
+# POSTGRES_USER, POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE, POSTGRES_DB and PGDATA are as in the official image.
 fail() {
   echo "$*" >&2
   exit 1
@@ -16,14 +16,14 @@ for argument in "$@"; do
   esac
 done
 
-# A database is made in a folder of PGDATA, whose name says whether all of it is there, and moved out of it, PG_VERSION last.
-# Only what is unfinished is ever deleted; what a kill has left finished goes on from where it was.
+# A database is created in a folder of PGDATA, whose name says whether it is complete, and then moved out of it, PG_VERSION last.
+# Only unfinished ones are ever deleted; if a finished one was left by a kill, the move continues.
 unfinished=$PGDATA/initdb.unfinished
 finished=$PGDATA/initdb.finished
 
-# In a subshell, for the server is to see nothing of this.
+# In a subshell, so that the server does not inherit any of this.
 make_database() (
-  # They look up their user's name, which an arbitrary number does not have.
+  # initdb and the like look up their user's name, which an arbitrary UID does not have.
   if ! id --user --name >/dev/null 2>&1; then
     NSS_WRAPPER_PASSWD=$(mktemp) NSS_WRAPPER_GROUP=$(mktemp)
     trap 'rm "$NSS_WRAPPER_PASSWD" "$NSS_WRAPPER_GROUP"' EXIT
@@ -52,28 +52,28 @@ if [[ ! -s $PGDATA/PG_VERSION ]]; then
       [[ -z ${POSTGRES_PASSWORD:-} ]] || fail "POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set: set one of them"
       POSTGRES_PASSWORD=$(<"$POSTGRES_PASSWORD_FILE")
     fi
-    [[ -n ${POSTGRES_PASSWORD:-} ]] || fail "$PGDATA holds no database yet, and there is no password" \
+    [[ -n ${POSTGRES_PASSWORD:-} ]] || fail "$PGDATA contains no database yet, and there is no password" \
       "for the new one's user $POSTGRES_USER: set POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE"
 
     mkdir --parents "$PGDATA"
     [[ -O $PGDATA ]] || fail "$PGDATA belongs to user $(stat --format=%u "$PGDATA"), and PostgreSQL," \
-      "as user $(id --user), takes only a folder of its own: set PGDATA to a folder in it"
+      "as user $(id --user), accepts only a folder that it owns: set PGDATA to a folder in it"
     rm --recursive --force "$unfinished"
     others=$(find "$PGDATA" -mindepth 1 -maxdepth 1 ! -name lost+found -printf ' %f')
-    [[ -z $others ]] || fail "$PGDATA holds no database (there is no PG_VERSION), but other files, which stay as they are:" \
+    [[ -z $others ]] || fail "$PGDATA contains no database (there is no PG_VERSION), but other files, which are left alone:" \
       "set PGDATA to an empty folder, or move them:$others"
 
     make_database
     mv --no-target-directory "$unfinished" "$finished"
   fi
   find "$finished" -mindepth 1 -maxdepth 1 ! -name PG_VERSION -exec mv --target-directory="$PGDATA" {} +
-  sync "$PGDATA" || true # some file systems cannot, for a folder
+  sync "$PGDATA" || true # not possible for a directory on some file systems
   mv "$finished/PG_VERSION" "$PGDATA"
 fi
 if [[ -d $finished ]]; then
   rmdir "$finished"
 fi
 
-# Kubernetes may have widened it for the group of the pod, and PostgreSQL would not start.
+# Kubernetes may have widened the mode for the pod's group, and PostgreSQL would not start.
 chmod 00700 "$PGDATA" 2>/dev/null || true
 exec postgres -c listen_addresses='*' "${@:2}"

@@ -13,7 +13,7 @@
 }:
 
 let
-  # The official image's, so that text sorts as it does there.
+  # The official image's locale, so that text sorts the same.
   locales = glibcLocales.override {
     allLocales = false;
     locales = [ "en_US.UTF-8/UTF-8" ];
@@ -42,7 +42,7 @@ dockerTools.buildLayeredImage {
     mkdir -p run/postgresql var/lib/postgresql/data
     ln -s /run var/run
     chown -R 999:999 run/postgresql var/lib/postgresql
-    # A tmpfs mounted there takes over the mode.
+    # A tmpfs mounted there inherits the mode.
     chmod 3777 run/postgresql
     mkdir -m 1777 tmp
   '';
@@ -67,7 +67,7 @@ dockerTools.buildLayeredImage {
     ];
     ExposedPorts."5432/tcp" = { };
     Volumes."/var/lib/postgresql/data" = { };
-    # Fast shutdown: sessions are ended, not waited for.
+    # Fast shutdown: ends sessions instead of waiting for them.
     StopSignal = "SIGINT";
     Labels = callPackage ./labels.nix { } {
       title = "PostgreSQL";

@@ -8,7 +8,7 @@
 dockerTools.buildLayeredImage {
   name = "wiki-service";
 
-  # SQLite's file, where no DATABASE_URL says otherwise.
+  # For the SQLite file, unless DATABASE_URL says otherwise.
   fakeRootCommands = ''
     mkdir data
     chown 65532:65532 data

@@ -37,7 +37,7 @@ writeShellApplication {
       if grep --quiet --line-regexp --fixed-strings ${version} <<<"$tags"; then
         served=$(regctl manifest head "$image:${version}")
         if [ "$served" != "$digest" ]; then
-          echo "$image:${version} is there already, as $served, and this would be $digest: a version is published once, so give it another number in Cargo.toml" >&2
+          echo "$image:${version} already exists, as $served, but this would be $digest: a version is published only once, so change the version in Cargo.toml" >&2
           exit 1
         fi
       fi

@@ -1,4 +1,4 @@
-# Writes the chart that names this version's images by the digests that a registry has for them.
+# Writes the chart that names this version's images by their digests in a registry.
 {
   chart,
   coreutils,

@@ -1,5 +1,5 @@
-# What a release pushes, as files: for each image its OCI layout, digest, tag, and what is in it (CycloneDX).
-# Compressed here and not while it is pushed, so that the digest is known before, and to everybody.
+# What a release pushes, as files: for each image its OCI layout, digest, tag, and SBOM (CycloneDX).
+# Compressed here and not while pushing, so that anyone knows the digest beforehand.
 {
   lib,
   callPackage,
@@ -12,7 +12,7 @@
 }:
 
 let
-  # What is compiled into our programs.
+  # The crates that are compiled into our programs.
   programs = [
     {
       path = baseNameOf wiki-service.outPath;
@@ -50,7 +50,7 @@ let
           tar --list --absolute-names --gzip --file "$(blob "$layer")"
         done | sed -nE 's,^(\.?/)?nix/store/([^/]+)/?$,\2,p' | sort -u >paths
         if [ ! -s paths ]; then
-          echo "$imageName: there is no store path in its layers, so that nobody can say what is in it" >&2
+          echo "$imageName: its layers contain no store path, so its SBOM would be empty" >&2
           exit 1
         fi
         jq --raw-input --null-input --arg name "$imageName" --arg tag "$imageTag" \

@@ -1,5 +1,5 @@
-# A CycloneDX document of an image, from the names of the store paths in it.
-# Where one is a program of ours, the crates that are compiled into it follow.
+# A CycloneDX document for an image, from the names of the store paths in it.
+# For programs of ours, with the crates that are compiled into them.
 [inputs] as $paths
 | {
     bomFormat: "CycloneDX",

@@ -36,7 +36,7 @@ writeShellApplication {
       if [ "$served" = "$source" ]; then
         echo "same     $name for ${platform}: $source"
       else
-        echo "differs  $name for ${platform}: the source gives $source, the registry serves $served"
+        echo "differs  $name for ${platform}: the source builds $source, the registry serves $served"
         differs=1
       fi
     done

@@ -1,5 +1,5 @@
-# Derivations made by this machine's programs. Those that only the stand-in has (onMachine, bundle, …) see all of the machine;
-# what the flake calls (mkDerivation, runCommand, …) sees what it would see in nixpkgs.
+# Derivations built with this machine's programs. Those that only the stand-in has (onMachine, bundle, …) see the whole machine;
+# those that the flake calls (mkDerivation, runCommand, …) see what they would see in nixpkgs.
 {
   lib,
   system,
@@ -7,7 +7,7 @@
 }:
 
 let
-  # Machine programs are found by /usr, and those that Debian does not have by /machine, which ./nix fills.
+  # The machine's programs are in /usr, and those that Debian does not have in /machine, which ./nix fills.
   machinePath = "/machine/rust/bin:/machine/bin:/usr/bin:/bin:/usr/sbin";
 
   derivationWith =
@@ -43,7 +43,7 @@ let
             ${
               lib.optionalString (args.__structuredAttrs or false) ". ./.attrs.sh; out=\${outputs[out]}; "
             }${buildCommand}
-            # So that bash itself is the last to close the log: Nix kills a builder that does so before it ends.
+            # So that bash itself is the last to close the log: Nix kills a builder that does so before it exits.
             true
           ''
         ];
@@ -73,14 +73,14 @@ rec {
     export HOME=$NIX_BUILD_TOP SOURCE_DATE_EPOCH=315532800 LC_ALL=C.UTF-8'';
   onMachine = commandWith mkMachineDerivation;
 
-  # The programs of nixpkgs' stdenv and no others, its shell options, and Nix' own HOME, which does not exist.
+  # Only the programs of nixpkgs' stdenv, its shell options, and Nix' own HOME, which does not exist.
   mkDerivation = derivationWith ''
     /machine/stdenv
     export SOURCE_DATE_EPOCH=315532800
     set -o pipefail'';
   runCommand = commandWith mkDerivation;
 
-  # Copies the libraries that the programs in $out load, by the word of `ldd`, to $out/lib, and binds each program to them.
+  # Copies the libraries of the programs in $out, as listed by `ldd`, to $out/lib, and links each program to them.
   bundleLibraries = ldd: ''
     mkdir -p $out/lib
     elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
@@ -107,7 +107,7 @@ rec {
       ${bundleLibraries ldd}
     '';
 
-  # For programs that are run outside of a build too, where there is no /machine.
+  # For programs that also run outside a build, where there is no /machine.
   copy =
     name:
     onMachine name { meta.mainProgram = name; } ''
@@ -149,7 +149,7 @@ rec {
         export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
         nice cargo build --quiet --release --offline --locked
       '';
-      # Built of the manifests alone, so that a change of the source does not compile every crate again.
+      # Built from the manifests only, so that a change of the source does not recompile every crate.
       dependencies = mkMachineDerivation {
         name = "${args.pname}-dependencies";
         madeOf = machine.compilers;
@@ -179,7 +179,7 @@ rec {
         buildPhase = ''
           cp -r ${dependencies} target
           chmod -R u+w target
-          # cargo goes by the order of times: all of the dependencies' alike, and the source after them.
+          # cargo compares timestamps: the same for all dependencies, and a later one for the source.
           find target -exec touch --reference=Cargo.toml {} +
           find . -name '*.rs' -not -path './target/*' -exec touch {} +
           ${build}

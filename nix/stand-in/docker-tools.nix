@@ -40,7 +40,7 @@ rec {
           }
           ''
             mkdir old_out
-            # As lndir does it: folders are made, links are copied, files linked, and of two with one name the first is taken.
+            # Like lndir: creates folders, copies links, links files, and of two with the same name takes the first.
             for content in $contents; do
               find "$content" -mindepth 1 -printf '%y %P\n' | while read -r type path; do
                 if [ -e "old_out/$path" ] || [ -L "old_out/$path" ]; then

@@ -1,7 +1,7 @@
-# What the flake takes from nixpkgs, made from this machine's own programs, for tests where nixpkgs can't be fetched:
+# What the flake uses of nixpkgs, made from this machine's own programs, for tests where nixpkgs cannot be fetched:
 # `nix/stand-in/nix build .#wiki-image`. Every name and argument here exists, with the same meaning, in nixpkgs.
 {
-  # What the machine's programs are, by ./nix. Whatever is made of them has it in its hash.
+  # The hashes of the machine's programs, written by ./nix, which become part of each derivation's hash.
   inputs.machine = {
     url = "path:/machine";
     flake = false;

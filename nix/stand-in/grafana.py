@@ -1,7 +1,7 @@
-"""A double of `grafana server`, which reads its settings and provisioning as Grafana does.
+"""A test double of `grafana server`, which reads its settings and provisioning as Grafana does.
 
-What Grafana passes over in silence or only logs ends the double: an unknown setting, a datasource
-without its plugin, a dashboard that names no datasource of this server, a call to the internet.
+It exits on what Grafana silently ignores or only logs: an unknown setting, a datasource without its
+plugin, a dashboard whose datasource does not exist on this server, a call to the internet.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-# The settings that we use, with the values that Grafana has for them.
+# The settings that we use, with Grafana's default values.
 DEFAULTS = {
     "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "true",
     "GF_ANALYTICS_CHECK_FOR_UPDATES": "true",
@@ -173,7 +173,7 @@ def main() -> None:
 
     base = ""
     if settings["GF_SERVER_SERVE_FROM_SUB_PATH"] == "true":
-        # Grafana puts its own settings for these.
+        # Grafana replaces these with its own settings.
         url = re.sub(r"%\(\w+\)s", "x", settings["GF_SERVER_ROOT_URL"])
         base = urlsplit(url).path.rstrip("/")
     login = f"{settings['GF_SECURITY_ADMIN_USER']}:{settings['GF_SECURITY_ADMIN_PASSWORD']}"

@@ -34,7 +34,7 @@ def configure() -> None:
     env = os.environ
     exclude = {env["baseJson"], env["customisationLayer"]}
     paths = sorted({*closure("base", exclude), *closure("customisation", exclude)})
-    # One layer per store path, and one with the rest where a runtime would refuse more.
+    # One layer per store path, and a last one with the rest, since runtimes limit the number.
     most = int(env["maxLayers"]) - 2
     layers = [[path] for path in paths[:most]]
     if paths[most:]:

@@ -28,7 +28,7 @@ rec {
       f = if builtins.isFunction file then file else import file;
       result = f (builtins.intersectAttrs (builtins.functionArgs f) scope // overrides);
     in
-    # As in nixpkgs, on whatever is an attribute set.
+    # As in nixpkgs, for any attribute set.
     if builtins.isAttrs result then
       result
       // {
@@ -56,7 +56,7 @@ rec {
   concatLines = lines: builtins.concatStringsSep "" (map (line: "${line}\n") lines);
   splitString =
     separator: string: builtins.filter builtins.isString (builtins.split separator string);
-  toLower = string: string; # our names are in lower case
+  toLower = string: string; # our names are lowercase
   inherit hasPrefix;
   hasSuffix =
     suffix: string:

@@ -101,13 +101,13 @@ lib.fix (pkgs: {
         printf %s "$group" >$out/etc/group
         echo 'hosts: files dns' >$out/etc/nsswitch.conf
 
-        # Not in that of nixpkgs: trixie's PostgreSQL 17 looks for time zones here, and not in the store.
+        # Not in nixpkgs' own: trixie's PostgreSQL 17 looks for time zones here, and not in the store.
         mkdir -p $out/usr/share/zoneinfo
         cp /usr/share/zoneinfo/{UTC,GMT} $out/usr/share/zoneinfo/
       ''
   ) { };
 
-  # What goes into an image brings its libraries along.
+  # What goes into an image includes its libraries.
   bash = bundle "bash" "bash" "cp /bin/bash $out/bin/ && ln -s bash $out/bin/sh";
   coreutils = bundle "coreutils" "cat" ''
     cd /usr/bin
@@ -131,7 +131,7 @@ lib.fix (pkgs: {
     postgresql_17
     ;
 
-  # Debian's, with what its dockerd runs.
+  # Debian's, with the programs that its dockerd runs.
   docker = asTheyAre "docker" "20.10.24" ''
     cd $out/bin
     for program in containerd containerd-shim-runc-v2 docker docker-init docker-proxy dockerd runc mkfs.ext4 xz ps; do
@@ -155,7 +155,7 @@ lib.fix (pkgs: {
   kubectl = asTheyAre "kubectl" "1.35.0" ''cp -L "$(command -v kubectl)" $out/bin/'';
   kubernetes-helm = asTheyAre "helm" "3.22.0" "cp /machine/bin/helm $out/bin/";
 
-  # The real one where it is given, and else one that answers what was recorded.
+  # The real one if it is given, otherwise one that replays recorded output.
   k3d = asTheyAre "k3d" "5.8.3" (
     if machine.k3d != "" then
       "cp /machine/k3d $out/bin/k3d # ${machine.k3d}"
@@ -163,7 +163,7 @@ lib.fix (pkgs: {
       "cp ${./k3d} $out/bin/k3d"
   );
 
-  # A double of it where one is given: a folder with programs and libraries as in the root of an image.
+  # A test double if one is given: a folder with programs and libraries like an image's root.
   k3s =
     onMachine "k3s" { meta.mainProgram = "k3s"; } ''
       mkdir -p $out/bin
@@ -189,7 +189,7 @@ lib.fix (pkgs: {
       '';
     };
 
-  # A double of it, that its own text describes. From 13.2 on, its Prometheus datasource is a plugin.
+  # A test double, described in its own file. From 13.2 on, the Prometheus datasource is a plugin.
   grafana =
     let
       version = "13.0.7";
@@ -225,7 +225,7 @@ lib.fix (pkgs: {
     "cargo-clippy"
     "clippy-driver"
   ];
-  # Keyless signing takes an identity and a service on the internet: this double says what it was asked to sign.
+  # Keyless signing needs an identity and a service on the internet: this test double prints what it was asked to sign.
   cosign = onMachine "cosign" { } ''
     mkdir -p $out/bin
     printf '#!/bin/sh\necho cosign "$@"\n' >$out/bin/cosign
@@ -255,7 +255,7 @@ lib.fix (pkgs: {
   skopeo = program "skopeo";
   yq-go = copy "yq";
 
-  # Of the environment that the tests run in, what is asked for. What is not there, or has another name in nixpkgs, fails.
+  # The requested packages, from the tests' own environment. One that is missing, or has another name in nixpkgs, fails.
   python3 = program "python3" // {
     withPackages =
       choose:

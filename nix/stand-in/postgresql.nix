@@ -1,4 +1,4 @@
-# PostgreSQL's own defaults are those of nixpkgs, but for two: the socket's folder, which the wrappers and the sample of the
+# PostgreSQL's own defaults are those of nixpkgs, except for two: the socket's folder, which the wrappers and the sample of the
 # configuration set, and the locales, which Debian's C library finds by LOCPATH and that of nixpkgs by LOCALE_ARCHIVE.
 {
   lib,
@@ -13,7 +13,7 @@ let
   postgresql =
     {
       version,
-      # Copies what there is into $out, and leaves the shell in the folder of the programs.
+      # Copies everything into $out, and leaves the shell in the programs' folder.
       copy,
       ldd ? "ldd",
     }:
@@ -33,7 +33,7 @@ let
     };
 in
 {
-  # PostgreSQL's own but for the languages that nixpkgs leaves out, too.
+  # PostgreSQL's own, except for the languages that nixpkgs leaves out, too.
   postgresql_16 = postgresql {
     version = "16";
     copy = ''
@@ -50,7 +50,7 @@ in
     '';
   };
 
-  # Trixie's, which a test fetches. Its libraries are read by its own loader alone.
+  # Trixie's, which a test fetches. Only its own loader can load its libraries.
   postgresql_17 = postgresql {
     version = "17";
     copy = ''

@@ -1,4 +1,4 @@
-"""FOLDER NAME...: links packages of the tests' environment, with what they need, into FOLDER."""
+"""FOLDER NAME...: links packages of the tests' environment and their dependencies into FOLDER."""
 
 import os
 import sys

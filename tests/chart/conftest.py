@@ -12,7 +12,7 @@ from support.nix import Nix
 
 @pytest.fixture(params=["helm3", "helm4"], scope="session")
 def helm(request: pytest.FixtureRequest) -> Helm:
-    """Each Helm that users have."""
+    """Each supported version of Helm."""
     return Helm(install(request.param))
 
 
@@ -55,8 +55,8 @@ def first_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_namespace(cluster: Cluster) -> Iterator[NewNamespace]:
-    """Makes a namespace for the length of a `with`. That it is gone is waited for at the end only,
-    for all of them at once."""
+    """Creates a namespace for the length of a `with`. Deletions are awaited only at the end, all at
+    once."""
     deleted: list[str] = []
 
     @contextlib.contextmanager
@@ -88,7 +88,7 @@ def releases(
         yield new
 
 
-# Make releases, each in a namespace of its own, which are gone after the test, or after the module:
-# on a node of two CPUs there is no room for what many of them request.
+# Create releases, each in its own namespace, removed after the test, or after the module:
+# many at a time would request more than a node with two CPUs has.
 new_release = pytest.fixture(releases, name="new_release")
 new_module_release = pytest.fixture(releases, name="new_module_release", scope="module")

@@ -1,4 +1,4 @@
-"""What the backup's jobs do in the folder of the dumps, by their own scripts on a database here."""
+"""What the backup's jobs do in the dumps' folder: their own scripts, run on a local database."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_a_dump_that_fails_leaves_nothing(
     helm3: Helm, postgres_database: PostgresDatabase, tmp_path: Path
 ) -> None:
     postgres_database.execute("CREATE TABLE users AS SELECT generate_series(1, 9999) AS id")
-    # a file of no more than 512 bytes, as if the volume were full
+    # no file of more than 512 bytes, as if the volume were full
     full = run(helm3, "backup", postgres_database, tmp_path, before="ulimit -f 1\n")
     assert full.returncode != 0
     assert names(tmp_path) == []
@@ -88,7 +88,7 @@ def test_what_a_killed_one_left_is_deleted_when_it_cannot_be_in_use(
 def test_an_installation_makes_a_first_dump_only_where_there_is_none(
     helm3: Helm, postgres_database: PostgresDatabase, tmp_path: Path
 ) -> None:
-    """Else the newest dump, which a restore takes, were one of a database that is still empty."""
+    """Otherwise the newest dump, which a restore uses, would be that of a still empty database."""
     first = run(helm3, "Job", postgres_database, tmp_path)
     assert first.returncode == 0, first.stderr
     (dump,) = names(tmp_path)
@@ -100,7 +100,7 @@ def test_an_installation_makes_a_first_dump_only_where_there_is_none(
 
 
 class Commands:
-    """Those of the README, in a folder as if it were a checkout."""
+    """The README's commands, run in a folder that looks like a checkout."""
 
     def __init__(self, folder: Path):
         self.back_up, self.restore = page.commands("A dump without the CronJob")
@@ -165,7 +165,7 @@ def test_a_stream_that_ends_early_changes_nothing(
         ["pg_restore", "--file=-", "--schema=public", name], check=True, capture_output=True
     ).stdout.decode()
     for position in cuts(sql):
-        # as one that is killed in the middle
+        # like one that is killed halfway
         killed = (
             'pg_restore() { case "$*" in --file=-*) '
             f'command pg_restore "$@" | head --bytes={position}; return 137 ;; '
@@ -194,7 +194,7 @@ def test_a_dump_that_is_cut_off_is_not_put_to_use(
         assert f"nothing is changed: {path.name} is incomplete" in cut.stderr
     assert dump(postgres_database) == before
 
-    # in the copy elsewhere, where the text of the last line may be anybody's
+    # a copy from elsewhere, whose last line may be anything
     text = (tmp_path / "wiki.sql").read_text()
     (tmp_path / "wiki.sql").write_text(text[: text.rindex("-- PostgreSQL database dump complete")])
     check = commands.back_up.splitlines()[-1]
@@ -204,7 +204,7 @@ def test_a_dump_that_is_cut_off_is_not_put_to_use(
 def test_a_user_of_few_rights_restores_what_is_his_own(
     helm3: Helm, postgres: Postgres, tmp_path: Path
 ) -> None:
-    """As CloudNativePG's and most external ones: the database's owner, and no superuser."""
+    """As with CloudNativePG and most external databases: the database's owner, but no superuser."""
     database = postgres.create_database()
     database.execute(
         f"CREATE ROLE few LOGIN PASSWORD '{PASSWORD}'; CREATE EXTENSION pg_trgm;"

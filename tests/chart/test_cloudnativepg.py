@@ -1,4 +1,4 @@
-"""A database on several nodes, by the real operator of CloudNativePG."""
+"""A database on several nodes, run by the real CloudNativePG operator."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from support.wait import wait_until
 # operator.yaml, the operator's manifest; operator.tar and postgresql.tar, the two images
 GIVEN = os.environ.get("WIKI_TEST_CNPG", "")
 pytestmark = [
-    pytest.mark.skipif(not GIVEN, reason="no operator of CloudNativePG: no WIKI_TEST_CNPG"),
+    pytest.mark.skipif(not GIVEN, reason="no CloudNativePG operator: WIKI_TEST_CNPG is not set"),
     pytest.mark.timeout(1800),
 ]
 
@@ -28,13 +28,13 @@ CLUSTER = "wiki-release-database"
 INSTANCES = [f"{CLUSTER}-{number}" for number in (1, 2, 3)]
 OURS = {"app.kubernetes.io/name": "wiki", "app.kubernetes.io/instance": "wiki-release"}
 COMPONENT = "app.kubernetes.io/component"
-# The operator renews and asks every ten seconds: slow machines need minutes to be healthy again.
+# The operator reconciles every ten seconds: slow machines need minutes to be healthy again.
 PATIENCE = 400
 
 
 @pytest.fixture(scope="module")
 def operand(cluster: Cluster) -> Iterator[str]:
-    """The operator runs; the name of its PostgreSQL image."""
+    """Installs the operator; returns the name of its PostgreSQL image."""
     given = Path(GIVEN)
     cluster.load(given / "operator.tar", given / "postgresql.tar")
     manifest = given / "operator.yaml"
@@ -76,7 +76,7 @@ def installed(
     try:
         yield said
     finally:
-        # its pods would be made anew while the namespace is deleted
+        # its pods would be recreated while the namespace is being deleted
         release.kubectl("delete", "cluster", CLUSTER, "--timeout=120s", check=False)
 
 
@@ -109,20 +109,20 @@ def assert_nothing_lost(release: Release, load: Load) -> None:
 
 
 def assert_told_by_the_api(load: Load) -> None:
-    """Each failure is the API's own 503, none the Ingress' for want of a pod."""
+    """Each failure is the API's own 503, never the Ingress' because there is no pod."""
     assert [failure for failure in load.failures if not failure.startswith('503 {"type"')] == []
 
 
 @contextlib.contextmanager
 def direct_writes(release: Release, image: str) -> Iterator[list[float]]:
-    """Afterwards the moments at which a pod of its own, by psql, had written to the primary."""
+    """Yields the moments at which a separate pod, with psql, has written to the primary."""
     keys = {"HOST": "host", "USER": "username", "DATABASE": "dbname", "PASSWORD": "password"}
     secret = {
         f"PG{name}": {"valueFrom": {"secretKeyRef": {"name": f"{CLUSTER}-app", "key": key}}}
         for name, key in keys.items()
     }
     variables = {"PGCONNECT_TIMEOUT": {"value": "2"}, "PGSSLMODE": {"value": "disable"}}
-    # by the API's own role: a restore does not replace what is another's
+    # with the API's own role: a restore does not replace what belongs to another one
     table = "CREATE TABLE IF NOT EXISTS direct (); INSERT INTO direct DEFAULT VALUES"
     write = f"timeout 20 psql --quiet --command='{table}'"
     script = f"while :; do {write} && date +%s.%N >> /tmp/moments; sleep 0.1; done"
@@ -167,14 +167,14 @@ def direct_writes(release: Release, image: str) -> Iterator[list[float]]:
 
 
 def longest_pause(moments: list[float]) -> tuple[float, float]:
-    """Its first and its last moment."""
+    """Its start and its end."""
     return max(itertools.pairwise(sorted(moments)), key=lambda pause: pause[1] - pause[0])
 
 
 def test_from_0_1_0_and_back(
     operand: str, new_release: NewRelease, first_chart: Path, tmp_path: Path
 ) -> None:
-    """Each way under load, and nothing acknowledged is lost."""
+    """Upgrade and rollback under load, without losing an acknowledged write."""
     release = new_release("wiki-cloudnativepg-0-1-0")
     release.cluster.load(previous.image(tmp_path))
 
@@ -223,7 +223,7 @@ def test_every_write_is_on_two_instances(release: Release) -> None:
 
 
 def test_a_pod_reaches_only_whom_it_must(release: Release, operand: str) -> None:
-    """That the operator and the instances reach each other, the health of the cluster shows."""
+    """A healthy cluster shows that the operator and the instances reach each other."""
     manager, metrics = (
         release.get("pod", name)["status"]["podIP"] for name in (INSTANCES[0], INSTANCES[1])
     )
@@ -248,7 +248,7 @@ def test_a_pod_reaches_only_whom_it_must(release: Release, operand: str) -> None
 
 
 def test_a_killed_primary_under_load(release: Release, operand: str) -> None:
-    """Nothing acknowledged is lost, and the API writes again as soon as the database does."""
+    """No acknowledged write is lost, and the API writes again as soon as the database does."""
     old = primary(release)
     with direct_writes(release, operand) as written, release.load(workers=8, rate=80) as load:
         load.wait_for(80)

@@ -1,4 +1,4 @@
-"""What the chart asks of CloudNativePG: no operator needed."""
+"""What the chart requests from CloudNativePG: no operator needed."""
 
 import json
 from typing import Any
@@ -40,13 +40,13 @@ def test_one_instance_waits_for_no_other(helm3: Helm) -> None:
 
 
 def test_a_restart_does_not_wait_for_the_sessions_of_the_api(helm3: Helm) -> None:
-    """They never end by themselves."""
+    """The API's sessions never end by themselves."""
     assert helm3.objects(ON)["Cluster", CLUSTER]["spec"]["smartShutdownTimeout"] == 0
 
 
 def test_what_the_chart_does_not_know_is_merged_over_the_cluster(helm: Helm) -> None:
-    """A nothing, too, as 0 and false; and a way to begin replaces the chart's, since the operator
-    takes one only."""
+    """Falsy values, too, such as 0 and false; and a `bootstrap` replaces the chart's, since the
+    operator accepts only one."""
     before = helm.objects(ON)["Cluster", CLUSTER]["spec"]
     plugins = [{"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": True}]
     own = {

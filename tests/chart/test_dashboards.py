@@ -1,4 +1,4 @@
-"""The dashboards as files. That their queries return data is seen on a release."""
+"""The dashboards as files. Whether their queries return data is tested on a release."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_each_panel_says_what_it_shows(dashboard: dict[str, Any]) -> None:
 
 @DASHBOARD
 def test_it_is_read_without_scrolling(dashboard: dict[str, Any]) -> None:
-    """Grafana's rows are 38 pixels high, and its header takes 150 of the 768 of a small laptop."""
+    """Grafana's rows are 38 pixels high, and its header takes 150 of a small laptop's 768."""
     cells = set()
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
@@ -80,7 +80,7 @@ def test_a_release_gets_every_dashboard_with_its_own_names(helm3: Helm) -> None:
 
 
 def test_the_grafana_of_a_prometheus_operator_finds_them(helm3: Helm) -> None:
-    """By the label that the sidecar of kube-prometheus-stack looks for, and with no Grafana in the
+    """With the label that kube-prometheus-stack's sidecar looks for, even with no Grafana in the
     release. Without an operator nothing has it: the release's own Grafana has them as files."""
     dashboards = ("ConfigMap", "wiki-release-grafana-dashboards")
     label = "grafana_dashboard"

@@ -1,4 +1,4 @@
-"""What breaks, and what users notice of it."""
+"""Failures, and what users notice of them."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def test_a_deleted_api_pod_under_load_loses_no_request(release: Release) -> None
     load.assert_nothing_lost()
 
 
-# The Ingress's own answer while the API has no pod that is ready. A 404 would mean "no such user".
+# The Ingress' own response while the API has no ready pod. A 404 would mean "no such user".
 FROM_THE_INGRESS = "503 no available server"
 
 
@@ -108,7 +108,7 @@ def test_a_restart_of_the_nodes_own_parts_goes_unnoticed(
     release: Release, cluster: Cluster, part: str
 ) -> None:
     if not cluster.provider:
-        pytest.skip("this cluster cannot restart a node's parts")
+        pytest.skip("this cluster cannot restart a node's components")
     wait_until_probed(release)
     restarts = restart_counts(release, "api", "postgresql")
     with endpoints_seen(release) as seen, release.load() as load:
@@ -128,7 +128,7 @@ def test_a_restart_of_the_nodes_own_parts_goes_unnoticed(
 
 
 def wait_until_probed(release: Release) -> None:
-    """Until each pod is ready by a probe of the kubelet that runs now, not of an earlier one."""
+    """Waits until each pod is ready by a probe of the current kubelet, not of an earlier one."""
     node = release.pods("api")[0]["spec"]["nodeName"]
     successful = re.compile(r'prober_probe_total{.*pod="(.+?)".*"Readiness",result="successful"}')
 
@@ -146,7 +146,7 @@ def wait_until_probed(release: Release) -> None:
 
 @contextlib.contextmanager
 def endpoints_seen(release: Release) -> Iterator[list[str]]:
-    """Afterwards, what an Ingress controller was told: which endpoints are ready, a line each."""
+    """Yields what an Ingress controller was told: which endpoints are ready, one line each."""
     watch = subprocess.Popen(
         [
             *("kubectl", "--namespace", release.namespace, "get", "endpointslices", "--watch"),
@@ -169,7 +169,7 @@ def endpoints_seen(release: Release) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def small_volume(cluster: Cluster, mount: Path, megabytes: int) -> Iterator[str]:
-    """A storage class with one volume on a small file system of its own."""
+    """A storage class with one volume on its own small file system."""
     image, name = mount.with_suffix(".img"), "wiki-small"
     mount.mkdir()
     subprocess.run(["truncate", f"--size={megabytes}M", image], check=True)

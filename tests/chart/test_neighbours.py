@@ -1,4 +1,4 @@
-"""The chart beside itself and in somebody's chart: no release takes what is another's."""
+"""Several releases, and the chart as a dependency: none takes what belongs to another."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import yaml
 
 from support.helm import CHART, KUBE_VERSION, Helm, Objects
 
-# All that there is, for both kinds of Prometheus and of database.
+# Everything switched on, for both kinds of Prometheus and of database.
 ALL = (
     "--set=backup.enabled=true",
     "--set=networkPolicy.enabled=true",
@@ -26,7 +26,7 @@ EXTERNAL = ("--set=externalDatabase.host=db", "--set=externalDatabase.password=s
 
 
 class Umbrella:
-    """A chart that has two of ours, under the names wiki and wiki-2."""
+    """A chart that includes ours twice, under the names wiki and wiki-2."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -73,7 +73,7 @@ def test_a_parents_global_values_are_taken_as_others_write_them(
 
 
 def test_null_ids_reach_a_dependency(helm: Helm, umbrella: Umbrella, tmp_path: Path) -> None:
-    """As OpenShift needs them, by a file: Helm 4 does not read nulls in a parent's own values."""
+    """As OpenShift needs them, in a file: Helm 4 ignores nulls in a parent's own values."""
     ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
     file = tmp_path / "openshift.yaml"
     file.write_text(json.dumps({"wiki": {"postgresql": {"podSecurityContext": ids}}}))
@@ -97,7 +97,7 @@ def at(values: dict[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def nested(paths: list[tuple[str, ...]]) -> dict[str, Any]:
-    """Values in which there is nothing behind these."""
+    """Values in which these keys are empty."""
     values: dict[str, Any] = {}
     for path in paths:
         parent = values
@@ -110,7 +110,7 @@ def nested(paths: list[tuple[str, ...]]) -> dict[str, Any]:
 def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
     helm3: Helm, tmp_path: Path
 ) -> None:
-    """A key with nothing behind it, which Helm takes for "without the chart's default"."""
+    """An empty key, which to Helm means "without the chart's default"."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     check = jsonschema.Draft7Validator(schema)
@@ -128,7 +128,7 @@ def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
 
     nulls = tmp_path / "nulls.yaml"
     while taken:
-        # what is in an empty section is for the next round
+        # what an empty section contains is for the next round
         outer = [path for path in taken if not any(path[:n] in taken for n in range(len(path)))]
         taken = [path for path in taken if path not in outer]
         nulls.write_text(json.dumps(nested(outer)))
@@ -140,7 +140,7 @@ def test_each_empty_value_is_taken_for_none_or_refused_by_its_name(
 
 
 def selectors(each: Any) -> Iterator[dict[str, str]]:
-    """Whatever an object selects pods, or their Services, by."""
+    """The labels by which an object selects pods, or their Services."""
     if isinstance(each, list):
         for inner in each:
             yield from selectors(inner)
@@ -154,7 +154,7 @@ def selectors(each: Any) -> Iterator[dict[str, str]]:
 
 
 def labels(objects: Objects) -> list[dict[str, str]]:
-    """Of all pods and Services."""
+    """The labels of all pods and Services."""
     found = [each["metadata"]["labels"] for each in objects.of_kind("Service", "Pod")]
     for each in objects.of_kind("Deployment", "StatefulSet", "CronJob", "Job"):
         spec = each["spec"].get("jobTemplate", each)["spec"]
@@ -163,14 +163,14 @@ def labels(objects: Objects) -> list[dict[str, str]]:
 
 
 class Installed:
-    """A release by what it has and by what it asks for."""
+    """A release's own labels, and those that it selects by."""
 
     def __init__(self, objects: Objects, fullname: str, namespace: str = "team"):
         self.names = {
             (kind, name, "" if kind.startswith("Cluster") else namespace) for kind, name in objects
         }
         self.labels = labels(objects)
-        # policies that name others' pods, by the user's words, are not about a release
+        # policies that name other pods, as the user's values say, are not about a release
         self.selectors = [
             each
             for each in selectors([*objects.values()])
@@ -203,7 +203,7 @@ class Installed:
         pods = "api-7d9f8c6b5-x2x4z grafana-5b9c8d7f6-bcdfg postgresql-0 prometheus-0 database-1"
         pods += " backup-29412345-x2x4z restore-now-x2x4z"
         claims = "postgresql prometheus grafana backup database-1 database-1-wal"
-        # what series of the release have in these labels
+        # the values of these labels in the release's series
         self.series = {
             "job": self.jobs,
             "pod": {f"{fullname}-{each}" for each in pods.split()},
@@ -265,8 +265,8 @@ def test_two_releases_in_a_namespace_do_not_meet(
     one, other = (
         Installed(helm3.objects(*options, "--namespace=team", release=name), name) for name in names
     )
-    # an Ingress or a policy has a release's bare name: the installation of wiki-api beside wiki is
-    # refused by Helm, aloud
+    # an Ingress or a policy has a release's bare name: Helm itself refuses to install wiki-api next
+    # to wiki
     if names[1].removeprefix("wiki-") in ("api", "database"):
         one.names = {each for each in one.names if each[1] != names[1]}
     assert_apart(one, other)

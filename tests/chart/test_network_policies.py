@@ -1,4 +1,4 @@
-"""Who reaches whom with the network policies on, tried by connecting."""
+"""What can reach what with network policies on, tested by connecting."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,9 +16,9 @@ TARGETS = {
     "wiki-release-prometheus": 9090,
     "wiki-release-grafana": 3000,
 }
-# Who reaches what, of those that can be tried by a pod that wears a component's labels, by which
-# alone the policies know it. Not the API's or Prometheus', whose Services would send it requests:
-# these two are tried by what they do.
+# What can reach what, tested from a pod with a component's labels, which are all that policies look
+# at. Not with the API's or Prometheus', whose Services would send it requests: these two are tested
+# by what they do.
 REACHED = {
     "stranger": set(),
     "test": {"wiki-release-api"},
@@ -44,7 +44,7 @@ def labels(component: str) -> str:
 
 
 def test_a_pod_reaches_only_whom_it_must(release: Release) -> None:
-    """And one in another namespace nobody, though it wears the right labels."""
+    """And a pod in another namespace reaches nothing, though it has the right labels."""
     image = release.pods("postgresql")[0]["spec"]["containers"][0]["image"]
     other = Release(release.cluster, release.helm_program, "default", release.chart)
     elsewhere = {f"{host}.{release.namespace}": port for host, port in TARGETS.items()}

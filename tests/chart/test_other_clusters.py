@@ -1,4 +1,4 @@
-"""What other people's clusters ask of the chart: rendered, with no cluster needed."""
+"""What other clusters require of the chart: rendered, no cluster needed."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def images(objects: Objects) -> set[str]:
 
 
 def test_images_have_full_names_but_for_the_one_that_is_loaded(helm3: Helm) -> None:
-    """CRI-O refuses short names; the service's image is in no registry before a release."""
+    """CRI-O refuses short names; the service's image is in no registry until it is released."""
     assert images(helm3.objects("--set=backup.enabled=true")) == {
         "wiki-service",
         "docker.io/library/postgres",
@@ -100,7 +100,7 @@ def test_a_release_whose_name_kubernetes_refuses_is_refused_by_its_name(
 
 
 def everywhere(text: str) -> list[dict[str, Any]]:
-    """Values with this text wherever one may be given."""
+    """Values with this text wherever a text is allowed."""
     common = {"priorityClassName": text, "podAnnotations": {"example.com/x": text}}
     storage = {"storageClass": text}
     keys = ("existingSecret", "existingSecretKey", "caSecret", "database", "username")
@@ -188,7 +188,7 @@ def test_a_wildcard_is_no_address(helm3: Helm) -> None:
 
 
 def notes(*settings: str) -> str:
-    """What an installation tells, by the Helm that tells it without a cluster."""
+    """An installation's notes, from the Helm that shows them without a cluster."""
     run = Helm(install("helm4")).run(
         *("install", "wiki-release", CHART, "--dry-run=client", "--namespace=team"),
         *(f"--set={each}" for each in settings),
@@ -216,7 +216,7 @@ def test_the_notes_warn_where_the_controller_is_not_let_in() -> None:
 
 def test_the_notes_wait_for_a_dump_and_have_no_restore_to_paste() -> None:
     told = notes("backup.enabled=true")
-    # for either end: a job that fails never becomes complete
+    # for either outcome: a failed job never becomes complete
     assert "get job wiki-release-backup-now -o jsonpath=" in told
     assert "grep -Eo 'Complete|Failed'" in told
     assert "create job wiki-release-restore" not in told
@@ -296,7 +296,7 @@ def test_a_pod_leaves_a_lost_node_soon_unless_the_user_says_otherwise(
     assert tolerations(dedicated) == [(taint, 30) for taint in LOST]
     unreachable = {"key": LOST[1], "operator": "Exists", "effect": "NoExecute"}
     assert tolerations(unreachable, dedicated) == [(LOST[0], 30)]
-    # what Kubernetes' own admission, too, takes for an answer (DefaultTolerationSeconds)
+    # what Kubernetes' own admission plugin accepts, too (DefaultTolerationSeconds)
     assert tolerations({"operator": "Exists"}) == []
     assert tolerations({"operator": "Exists", "effect": "NoSchedule"}) == [(t, 30) for t in LOST]
 
@@ -330,7 +330,7 @@ def test_what_deletes_a_releases_data_leaves_the_backups(helm3: Helm) -> None:
     }
     kept = claims.pop("wiki-release-backup")
     assert set(claims.values()) == {"wiki-release"}
-    # of no release, for none has this character in its name
+    # belongs to no release, since no name contains this character
     assert kept == "wiki-release_backup"
     text = (CHART / "README.md").read_text()
     assert "delete pvc,secret --selector app.kubernetes.io/instance=wiki-release," in text

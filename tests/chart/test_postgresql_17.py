@@ -1,4 +1,4 @@
-"""The way from PostgreSQL 16 to 17 as the chart's README has it, its commands read out of it."""
+"""The upgrade from PostgreSQL 16 to 17 with the commands from the chart's README."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ UNPACK = Path(__file__).parents[1] / "support" / "unpack-debian"
 
 @pytest.fixture(scope="module")
 def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart of a version of this project that brings PostgreSQL 17."""
+    """The chart of a version of this project that ships PostgreSQL 17."""
     server = CACHE / "postgresql-17"
     if not REAL and not server.exists():
         command = [UNPACK, "trixie", server, "postgresql-17"]
@@ -36,7 +36,7 @@ def chart_17(cluster: Cluster, flake: Nix, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module", params=["helm3", "helm4"])
 def release(request: pytest.FixtureRequest, new_module_release: NewRelease) -> Release:
-    """Made by each Helm: the second keeps account of who has set which field."""
+    """Installed by each Helm: Helm 4 tracks who has set which field."""
     release = new_module_release(f"wiki-postgresql-17-{request.param}")
     release.helm_program = install(request.param)
     release.install(*SMALL)
@@ -79,7 +79,7 @@ def test_the_documented_commands_move_all_data(
     before = rows(release)
     assert version(release) < 17
 
-    # the chart of the newer version names its image itself, as the README says
+    # the newer version's chart names its image itself, as the README says
     documented = "".join(page.commands("From PostgreSQL 16 to 17"))
     script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented)
     assert named == 1
@@ -90,7 +90,7 @@ def test_the_documented_commands_move_all_data(
     release.wait_until_answering()
     assert release.client.get("/user/1").json()["name"] == "Ada ünïcødé '; --"
     assert release.create_user("next")["id"] == 2
-    # the new claim is as the old one, and what deletes a release's data finds it
+    # the new claim is like the old one, and is found by what deletes a release's data
     claims = {claim["metadata"]["name"]: claim for claim in release.get("pvc")["items"]}
     old, new = (claims.pop(f"wiki-release-postgresql{each}") for each in ("", "-17"))
     assert not claims

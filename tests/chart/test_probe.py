@@ -1,4 +1,4 @@
-"""What `helm test` runs in its pod, run here, on a service at the port that it calls."""
+"""What `helm test` runs in its pod, run locally, on a service at the port that it calls."""
 
 import os
 import random
@@ -31,7 +31,7 @@ class Probe:
         self.script = script
 
     def serve(self, **variables: Any) -> Service:
-        # The pod calls port 8000, which other tests may have on other addresses.
+        # The pod calls port 8000, which other tests may use on other addresses.
         host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
         return self.start(self.database, host=host, LISTEN_ADDRESS=host, PORT=8000, **variables)
 
@@ -93,7 +93,7 @@ def test_with_identity_and_no_token_it_only_reads(probe: Probe, issuer: Issuer, 
     create_post(as_(service, issuer.token()), create_user(as_(service, issuer.token()))["id"])
     done = probe.run(service)
     assert done.returncode == 0, done.stderr
-    assert "takes a token" in done.stdout
+    assert "requires a token" in done.stdout
     assert ("/posts/1/comments: 200" in done.stdout) == (read == "public")
     assert {"users": 1, "posts": 1}.items() <= probe.rows().items()
     assert metrics(service)["posts_created_total"] == 1

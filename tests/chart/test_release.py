@@ -1,4 +1,4 @@
-"""A release on a real cluster, and what its users do with it from the first day to the last."""
+"""A release on a real cluster, from its installation to its removal."""
 
 import contextlib
 import json
@@ -113,7 +113,7 @@ def test_the_api_answers_through_the_ingress(release: Release) -> None:
 
 
 def test_the_ingress_publishes_nothing_else(release: Release) -> None:
-    """What the controller does not know it answers itself, without the API's JSON."""
+    """The controller itself answers for unknown paths, without the API's JSON."""
     for path in ("/metrics", "/readyz", "/livez", "/nothing"):
         answer = release.client.get(path)
         assert answer.status_code == 404
@@ -251,7 +251,7 @@ def test_the_service_account_of_prometheus_can_do_no_more_than_it_must(release: 
 
 
 def test_the_footprint_at_rest(release: Release, record_testsuite_property: Any) -> None:
-    """The API's memory by its own word: a tenth of what the predecessor asked for."""
+    """The API's memory as reported by itself: a tenth of what the predecessor requested."""
     with release.forward("service/wiki-release-api", 8000) as url:
         metrics = httpx.get(f"{url}/metrics").text
     (line,) = (
@@ -272,13 +272,13 @@ def test_a_dump_restored_into_an_empty_release_equals_the_original(
     name = log.split(" to ")[1].split()[0]
     later = release.create_user("after the dump")
 
-    # put back where it came from: what came after it is gone
+    # restored into the same release: anything newer is gone
     assert f"restored wikidb from {name}" in release.run_job("restore")
     assert dump(release) == before
     assert release.client.get(f"/user/{later['id']}").status_code == 404
     assert release.client.get(f"/user/{ada['id']}").json() == ada
 
-    # through a file of one's own, into a release that never saw any of it
+    # through a local file, into a release that never had the data
     other = new_release("wiki-restore-test")
     other.install("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
     database = "statefulset/wiki-release-postgresql"
@@ -296,7 +296,7 @@ def test_a_dump_restored_into_an_empty_release_equals_the_original(
 
 
 def dump(release: Release) -> str:
-    """All data, as text; pg_dump's random guard words aside."""
+    """All data, as text, without pg_dump's random guard words."""
     text = release.kubectl(
         *("exec", "statefulset/wiki-release-postgresql", "--", "pg_dump", "--username=wikiuser"),
         *("--dbname=wikidb", "--data-only", "--inserts"),
@@ -325,7 +325,7 @@ def test_the_pages_commands_for_dumps_and_the_password(release: Release, tmp_pat
     shown = release.paste(show, tmp_path)
     name = re.findall(r"wiki-\w+\.dump$", shown, re.MULTILINE)[-1]
 
-    # out of the volume, and in again under another name, by which it is restored
+    # copied out of the volume, and in again under another name, by which it is restored
     def of(block: str, dump: str) -> str:
         changed, times = re.subn(r"wiki-\d\w+\.dump", dump, block)
         assert times
@@ -356,7 +356,7 @@ def test_the_pages_commands_for_dumps_and_the_password(release: Release, tmp_pat
 
 @pytest.fixture
 def next_version(release: Release, tmp_path: Path) -> Path:
-    """The chart as a later version may be: another value by default, and another template."""
+    """The chart as a later version might be: with another default value, and another template."""
     with tarfile.open(release.chart) as archive:
         archive.extractall(tmp_path, filter="data")
     for name, old, new in (
@@ -399,7 +399,7 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(
     still_there("99.0.0", "6", "text")
     grace = release.create_user("by the newer version")
     assert release.pods("postgresql")[0]["metadata"]["uid"] == database
-    # what a newer service would have left: a step of the schema that this one does not know
+    # what a newer service would have left: a migration that this one does not know
     release.sql("insert into seaql_migrations values ('m99991231_000001_future', 0)")
     release.rollback()
     still_there(*this)
@@ -431,7 +431,7 @@ def test_upgrade_rollback_and_reinstallation_keep_data_and_password(
 
     wait_until(lambda: not running(), "all pods to be gone", seconds=90, every=0.5)
 
-    # the other Helm takes over what the first one kept
+    # the other Helm reuses what the first one kept
     again = Release(
         release.cluster, install("helm4"), release.namespace, release.chart, host=release.host
     )
@@ -519,7 +519,7 @@ def test_the_ingress_with_a_certificate(
 
 @contextlib.contextmanager
 def https_entry(release: Release, cluster: Cluster) -> Iterator[str]:
-    """Where Traefik takes HTTPS. In k3s it does by itself; elsewhere another one is started."""
+    """Where Traefik accepts HTTPS. In k3s it does by default; elsewhere another one is started."""
     system, traefik = ("--namespace", "kube-system"), "deployment/traefik"
     if cluster.provider:
         found = json.loads(cluster.kubectl(*system, "get", traefik, "--output=json"))

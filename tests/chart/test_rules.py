@@ -1,4 +1,4 @@
-"""The recording rules and alerts, judged by promtool."""
+"""The recording rules and alerts, checked by promtool."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def run(*command: str | Path) -> None:
 
 
 def rules(helm: Helm, *settings: str) -> Any:
-    """Those of a Prometheus in the release and of an operator's, which are the same."""
+    """The rules for a Prometheus in the release and for an operator, which are the same."""
     arguments = ["--namespace=team", *(f"--set={each}" for each in settings)]
     config = helm.objects(*arguments)["ConfigMap", "wiki-release-prometheus"]
     operator = ("--set=prometheus.operator.enabled=true", "--set=grafana.enabled=false")

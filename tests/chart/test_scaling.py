@@ -28,7 +28,7 @@ def test_load_adds_a_replica_and_its_end_takes_it_away(new_release: NewRelease) 
         "--set=api.autoscaling.enabled=true",
         "--set=api.autoscaling.minReplicas=1",
         "--set=api.autoscaling.maxReplicas=2",
-        # a service this small works hard at 5 % of a core
+        # for a service this small, 5 % of a core is a high load
         "--set=api.resources.requests.cpu=20m",
         "--set=api.autoscaling.targetCPUUtilizationPercentage=50",
         *PATIENT,
@@ -53,7 +53,7 @@ def ready(release: Release) -> int:
 
 @pytest.fixture
 def second_node(cluster: Cluster, images: list[Path]) -> Iterator[str]:
-    """A node that stays, out of use, when the test has ended: the cluster cannot take one away."""
+    """A node that stays, cordoned, after the test: the cluster cannot remove one."""
     if not cluster.provider:
         pytest.skip("this cluster cannot add a node")
     if cluster.run("kubectl", "get", "node", "second", check=False).returncode:

@@ -1,4 +1,4 @@
-"""What a cluster and a Helm make of what was there before."""
+"""Upgrades: what the cluster and Helm do with existing objects."""
 
 import itertools
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def namespace(new_namespace: NewNamespace) -> Iterator[str]:
 
 
 def made(release: Release) -> dict[str, Any]:
-    """Claims and Secrets by name, each with what makes it the same one."""
+    """Claims and Secrets by name, each with what identifies it."""
     return {
         f"{each['kind']} {each['metadata']['name']}": each["metadata"]["uid"]
         for each in release.get("pvc,secrets")["items"]
@@ -50,7 +50,7 @@ def test_a_release_of_0_1_0_keeps_its_objects_and_nobody_else_gets_them(
     assert old.secret("postgresql", "password") == password
     assert len(cluster_roles(old)) == 1
 
-    # others whose names are cut to the same, or end up the same
+    # others whose names are cut to the same, or come out the same
     other = release(LONG[:40] + "-two")
 
     def refused(done: Result) -> str:
@@ -64,7 +64,7 @@ def test_a_release_of_0_1_0_keeps_its_objects_and_nobody_else_gets_them(
     other.helm("uninstall")
 
     old.helm("uninstall")
-    # what it has kept is still its own
+    # what it has kept still belongs to it
     assert "fullnameOverride" in refused(other.helm("install", CHART, check=False))
     old.helm("install", CHART, "--set=backup.enabled=true")
     grafana = f"Secret {old.fullname}-grafana"
@@ -82,7 +82,7 @@ def test_a_release_of_0_1_0_keeps_its_objects_and_nobody_else_gets_them(
 
 
 def cluster_roles(release: Release) -> list[str]:
-    """Of the release, in the whole cluster."""
+    """The release's, in the whole cluster."""
     selector = f"app.kubernetes.io/instance={release.name}"
     items = release.get("clusterroles", f"--selector={selector}")["items"]
     return [each["metadata"]["name"] for each in items]
@@ -93,7 +93,7 @@ def replicas(release: Release) -> int:
 
 
 def scalings(release: Release) -> list[str]:
-    """To which numbers of pods the Deployment was scaled, in any order."""
+    """The numbers of pods to which the Deployment was scaled, in any order."""
     events = release.get("events", "--field-selector=reason=ScalingReplicaSet")["items"]
     return [each["message"] for each in events]
 
@@ -111,14 +111,14 @@ def test_autoscaling_starts_from_what_there_is_and_is_switched_off_again(
     wait_until(lambda: scalings(release), "the first pods")
     upgrade(on, "--set=api.autoscaling.minReplicas=2")
     assert replicas(release) == 3
-    # the autoscaler, which has no figures here, still keeps to its bounds
+    # the autoscaler, which has no metrics here, still respects its bounds
     upgrade("--set=api.autoscaling.minReplicas=4")
     wait_until(lambda: replicas(release) == 4, "the autoscaler to act", seconds=60)
     upgrade("--set=api.autoscaling.maxReplicas=6")
     assert replicas(release) == 4
     assert not [each for each in scalings(release) if "down" in each.lower()]
 
-    # as the README has it: Helm 4 takes the field back only when it is told to
+    # as in the README: Helm 4 takes the field back only if told to
     (command,) = (
         line.split()[3:]
         for line in (CHART / "README.md").read_text().splitlines()
@@ -141,7 +141,7 @@ def test_autoscaling_starts_from_what_there_is_and_is_switched_off_again(
 def test_a_new_installation_with_an_autoscaler_leaves_the_number_to_it(
     cluster: Cluster, helm: Helm, namespace: str
 ) -> None:
-    """Then a roll-back has no old number to insist on."""
+    """Then a rollback has no old number to restore."""
     release = Release(cluster, helm.program, namespace, CHART)
     release.helm("install", CHART, "--set=api.autoscaling.enabled=true", *SMALL)
     wait_until(lambda: replicas(release) == 2, "the autoscaler to act", seconds=60)
@@ -157,7 +157,7 @@ def test_a_new_installation_with_an_autoscaler_leaves_the_number_to_it(
 def test_from_0_1_0_and_back_with_its_data(
     new_release: NewRelease, first_chart: Path, tmp_path: Path
 ) -> None:
-    """As docs/upgrade.md has it: its rollback is on the schema of this version."""
+    """As in docs/upgrade.md: the rollback runs on this version's schema."""
     release = new_release("wiki-from-0-1-0")
     release.cluster.load(previous.image(tmp_path))
     shown = release.cluster.run(release.helm_program, "show", "values", release.chart).stdout

@@ -1,4 +1,4 @@
-"""What the values become, and which of them are refused: no cluster needed."""
+"""What the values turn into, and which are refused: no cluster needed."""
 
 import re
 import subprocess
@@ -159,7 +159,7 @@ def test_a_rate_limit(helm: Helm, ways: list[str]) -> None:
 
 
 def test_an_issuer_of_tokens(helm: Helm) -> None:
-    """Its keys and its authority are files that change under a running pod."""
+    """The issuer's keys and CA are files that may change while a pod runs."""
     settings = ("issuer=https://id.example.org", "audience=wiki", "read=token", "tokenType=any")
     files = ("jwksConfigMap=keys", "caSecret=authority")
     arguments = [f"--set=api.auth.{each}" for each in (*settings, *files)]
@@ -249,7 +249,7 @@ def test_the_footprint_is_the_predecessors(helm3: Helm) -> None:
 
 
 def test_the_connections_fit_into_the_memory_limit(helm3: Helm) -> None:
-    """At their worst, as docs/performance.md has it."""
+    """In the worst case, as in docs/performance.md."""
     objects = helm3.objects()
     connections = int(environment(objects, "wiki-release-api")["MAX_CONNECTIONS"])
     (api,) = objects.pods()["wiki-release-api"]["containers"]
@@ -263,7 +263,7 @@ def test_the_connections_fit_into_the_memory_limit(helm3: Helm) -> None:
 def test_a_variable_of_the_users_replaces_the_charts(
     helm3: Helm, component: str, name: str
 ) -> None:
-    """Both in one list is what server-side apply, and so Helm 4, refuses."""
+    """Server-side apply, and so Helm 4, refuses a list that has both."""
     extra = f"{component}.extraEnv"
     objects = helm3.objects(f"--set={extra}[0].name={name}", f"--set={extra}[0].value=mine")
     (container,) = objects.pods()[f"wiki-release-{component}"]["containers"]
@@ -321,7 +321,7 @@ def number(quantity: str) -> float:
 
 @VALUES
 def test_every_pod_is_restricted(helm3: Helm, values: Path) -> None:
-    """What Pod Security "restricted" does not ask for; the rest is the API server's to judge."""
+    """What Pod Security "restricted" does not require; the API server checks the rest."""
     for name, pod in helm3.objects(f"--values={values}").pods().items():
         assert pod["enableServiceLinks"] is False, name
         assert pod["automountServiceAccountToken"] is (name == "wiki-release-prometheus"), name
@@ -423,7 +423,7 @@ def test_tracing(helm3: Helm) -> None:
         "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=team,k8s.pod.name=$(POD_NAME),"
         "deployment.environment.name=production%2C%20west",
     }
-    # Kubernetes fills in only what is named before.
+    # Kubernetes only expands variables that are defined earlier.
     names = list(found)
     assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
     pod = objects.pods()["wiki-release-api"]
@@ -431,7 +431,7 @@ def test_tracing(helm3: Helm) -> None:
     assert volume["secret"]["secretName"] == "collector-ca"
     (mount,) = pod["containers"][0]["volumeMounts"]
     assert (mount["name"], mount["mountPath"]) == (volume["name"], "/etc/ssl/collector")
-    # Beside the authorities of a database of one's own, which the backup has, too.
+    # Next to the CA of an external database, which the backup has, too.
     both = helm3.objects(
         f"--values={CHART / 'ci' / 'external-database.yaml'}",
         "--set=externalDatabase.caSecret=database,api.tracing.endpoint=https://c",
@@ -557,7 +557,7 @@ def test_a_new_chart_version_alone_restarts_no_pod(helm3: Helm, tmp_path: Path) 
 
 
 def test_kube_score_finds_nothing_critical(helm3: Helm) -> None:
-    """With the network policies on, which the chart leaves to whoever has a plugin for them."""
+    """With network policies on, which are off by default since they need a network plugin."""
     rendered = helm3.template(
         "--set=networkPolicy.enabled=true", "--set=backup.enabled=true"
     ).stdout
@@ -572,17 +572,17 @@ def test_kube_score_finds_nothing_critical(helm3: Helm) -> None:
     assert "[OK]" in run.stdout
 
 
-# kube-score's findings that do not hold here, each with the reason.
+# kube-score's findings that do not apply here, each with the reason.
 IGNORED = [
     f"--ignore-test={test}"
     for test in (
-        # users have the numbers of the official images, so that a volume survives another image
+        # the UIDs are those of the official images, so that a volume survives a change of image
         "container-security-context-user-group-id",
-        # tags are exact: a node that has the image need not ask, nor a cluster have a registry
+        # tags are exact: a node that has the image need not check, and no registry is needed
         "container-image-pull-policy",
         # pods write to their volumes; what is left is a few files in /tmp
         "container-ephemeral-storage-request-and-limit",
-        # a single pod needs no name among its peers, so its Service need not be headless
+        # a single pod needs no DNS name of its own, so its Service need not be headless
         "statefulset-has-servicename",
         # Grafana has one health endpoint; liveness waits longer for it
         "pod-probes-identical",

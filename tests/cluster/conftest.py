@@ -1,4 +1,4 @@
-"""Two ways to boot: in namespaces of this machine with doubles of all programs, and in earnest."""
+"""Two ways to boot: in namespaces of this machine with test doubles, and for real."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def packed_chart() -> bytes:
 
 
 class Machine:
-    """What the program finds in its container: its files, the volume, programs."""
+    """The program's environment in its container: its files, the volume, programs."""
 
     def __init__(self, directory: Path, program: Path):
         self.directory = directory
@@ -54,7 +54,7 @@ class Machine:
         (self.share / "chart.tgz").write_bytes(packed_chart())
         for name in DOUBLES:
             (directory / "bin" / name).symlink_to(Path(__file__).parent / "double.py")
-        # Where it lies itself, the program sees another file system.
+        # Where the program itself is, it sees a different file system.
         try:
             os.link(helm.path("helm3"), directory / "real-helm")
         except OSError:
@@ -109,7 +109,7 @@ class Machine:
 
     @contextmanager
     def run(self, **options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-        """Starts and waits until it is ready; ends it, if that is not done inside."""
+        """Starts and waits until it is ready; stops it, unless the block has."""
         process = self.start(**options)
         assert process.stdout
         lines = []
@@ -126,12 +126,12 @@ class Machine:
             process.wait()
 
     def first_process(self, process: subprocess.Popen[str]) -> int:
-        """What is process 1 in there."""
+        """The process that is process 1 inside."""
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         return int(children[0])
 
     def refuse(self, **options: str) -> str:
-        """Starts where it should end by itself with an error; the last line."""
+        """Starts it where it should exit with an error; returns the last line."""
         process = self.start(**options)
         try:
             text, _ = process.communicate(timeout=60)
@@ -148,7 +148,7 @@ class Machine:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the doubles remember."""
+        """What the test doubles remember."""
         memory: dict[str, Any] = json.loads((self.volume / "double.json").read_text())
         return memory
 
@@ -167,5 +167,5 @@ def program() -> Path:
 def machine(tmp_path: Path, program: Path) -> Machine:
     probe = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True)
     if probe.returncode:
-        pytest.skip("no namespaces of its own for the start program: this takes root")
+        pytest.skip("the start program needs its own namespaces, which requires root")
     return Machine(tmp_path, program)

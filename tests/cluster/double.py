@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Answers as dockerd, docker, k3d, kubectl, helm, zstd and iptables did in a real boot.
+"""Test double of dockerd, docker, k3d, kubectl, helm, zstd and iptables, as in a real boot.
 
-It goes by the name it is called by, remembers what was done on the volume, and notes each call
+It acts as the program it is called as, keeps its state on the volume, and records each call
 there. BROKEN in the environment names what fails. Where the real programs refuse, it does, too.
 """
 
@@ -26,8 +26,8 @@ CALLS = Path("/var/lib/docker/calls")
 CGROUP = Path("/sys/fs/cgroup")
 NODE = Path("/run/node")  # its process, and how far it is
 BROKEN = os.environ.get("BROKEN")
-# What the API answers behind port 8080. Not by http.server: its import is a third of a call here,
-# of which a boot has fifty.
+# The API's response behind port 8080. Not with http.server: importing it takes a third of a call,
+# and a boot makes fifty.
 API = (
     b"HTTP/1.1 404 Not Found\r\nContent-Type: application/problem+json\r\n"
     b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -53,7 +53,7 @@ def recall() -> dict:
     empty = {
         "images": [],
         "imported": {},  # labels by name, in the volume wiki-k3s
-        "token": None,  # what the data in it is encrypted with
+        "token": None,  # the token that its data is encrypted with
         "node": None,  # its label, arguments, volumes, and whether k3d has put its files into it
         "network": None,
         "pool": None,
@@ -64,7 +64,7 @@ def recall() -> dict:
 
 @contextmanager
 def memory() -> Iterator[dict]:
-    """To be changed, by one at a time."""
+    """The state, to be changed by one process at a time."""
     with MEMORY.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         content = recall()
@@ -158,7 +158,7 @@ def docker_stores(*arguments: str) -> None:
 
 
 def execute(container: str, *command: str) -> None:
-    """A new process in the node, which stands in its root cgroup as long as others do."""
+    """A new process in the node, in its root cgroup as long as others are."""
     pid, state = node()
     if not pid or container != "k3d-wiki-server-0":
         fail(f"Error response from daemon: container {container} is not running")
@@ -197,7 +197,7 @@ def ctr(*arguments: str) -> None:
 
 
 def names(image: str, **labels: str) -> dict[str, dict[str, str]]:
-    """The kubelet's side of containerd gives each image a second name."""
+    """The CRI side of containerd gives each image a second name."""
     return {image: labels, f"sha256:{image.encode().hex()}": {}}
 
 
@@ -218,7 +218,7 @@ def k3d(*arguments: str) -> None:
 
 
 def create(arguments: tuple[str, ...]) -> None:
-    """What is in the way of the next one, if it is killed, stays."""
+    """If it is killed, what gets in the way of the next one stays."""
     values: dict[str, list[str]] = {}
     for flag, value in pairwise(arguments):
         if flag in ("--runtime-label", "--k3s-arg", "--volume", "--port"):
@@ -315,7 +315,7 @@ def run_node() -> None:
         (CGROUP / "cgroup.controllers").write_text("cpuset cpu memory pids")
         (CGROUP / "cgroup.subtree_control").touch()
         becomes("moving")
-        time.sleep(0.8)  # as long as a script of some processes takes on a busy machine
+        time.sleep(0.8)  # as long as a script with a few processes takes on a busy machine
         (CGROUP / "cgroup.subtree_control").write_text("cpuset cpu memory pids")
     becomes("containerd")
     import_archives(Path(folders["/var/lib/rancher/k3s/agent/images"]))
@@ -330,7 +330,7 @@ def run_node() -> None:
 
 
 def import_archives(folder: Path) -> None:
-    """As k3s 1.35.5 does: what is in .cache.json is left out, and is not pinned again."""
+    """Like k3s 1.35.5: skips what is in .cache.json, and does not pin it again."""
     cache = folder / ".cache.json"
     known = json.loads(cache.read_text() or "{}") if cache.exists() else {}
     archives = list(folder.glob("*.tar.zst"))
@@ -347,7 +347,7 @@ def import_archives(folder: Path) -> None:
 
 
 def run_kubelet(arguments: dict[str, str]) -> None:
-    """Ends on cgroup v1, and evicts where there is too little disk."""
+    """Exits on cgroup v1, and evicts when there is too little disk."""
     if not (CGROUP / "cgroup.controllers").exists() and arguments.get("fail-cgroupv1") != "false":
         fail("kubelet is configured to not run on a host using cgroup v1")
     if PAUSE not in recall()["imported"]:

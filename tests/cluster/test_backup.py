@@ -25,7 +25,7 @@ class Program:
         share = folder / "share"
         share.mkdir()
         shutil.copy(CHART / "restore.sql", share)
-        # not by way of Debian's wrappers, which lie in /usr/share
+        # not through Debian's wrappers, which are in /usr/share
         servers = ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
         self.path = f"{kubectl(folder / 'bin')}:{servers}:{os.environ['PATH']}"
         self.script = f"""
@@ -59,7 +59,7 @@ class Program:
 @pytest.fixture
 def wiki_cluster(program: Path, tmp_path: Path) -> Program:
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no namespaces of its own for the program: this takes root")
+        pytest.skip("the program needs its own namespaces, which requires root")
     return Program(program, tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_any_dump_goes_over_any_schema(
     for found, schema in SCHEMAS.items():
         database = postgres.create_database()
         database.execute(schema)
-        # as a copy through an editor or a shell's variable may be
+        # as after a copy through an editor or a shell variable
         restored = wiki_cluster.run("restore", database, text.strip())
         assert restored.returncode == 0, (found, restored.stderr)
         assert dump(database) == dump(original), found
@@ -97,11 +97,11 @@ def test_a_stream_that_ends_early_changes_nothing(
         # on the way from the client, and on the way to the database
         short = wiki_cluster.run("restore", postgres_database, text[:position])
         assert short.returncode == 1
-        assert b"nothing is changed: what came from stdin is no whole backup" in short.stderr
+        assert b"nothing is changed: stdin was not a complete backup" in short.stderr
         broken = wiki_cluster.run("restore", postgres_database, text, CUT=str(ahead + position))
         assert dump(postgres_database) == before, position
         assert broken.returncode == 1
-        assert b"all of it is restored or nothing" in broken.stderr
+        assert b"either everything was restored or nothing" in broken.stderr
     failing = text.replace(b"CREATE TABLE public.posts", b"CREATE TABLE nowhere.posts")
     failed = wiki_cluster.run("restore", postgres_database, failing)
     assert failed.returncode == 1
@@ -124,7 +124,7 @@ def test_a_backup_that_was_cut_short_fails(
 def half_fed(
     wiki_cluster: Program, postgres_database: PostgresDatabase
 ) -> Iterator[tuple[subprocess.Popen[bytes], bytes]]:
-    """A restore that has half of its dump, and the other half."""
+    """A restore that has received half of its dump, and the other half."""
     postgres_database.execute(OLD)
     text = back_up(wiki_cluster, postgres_database)
     half = len(text) // 2

@@ -1,8 +1,8 @@
-"""The whole chain: a Docker, in it the cluster image, in it a Docker, a real k3d, a node, the pods.
+"""The whole chain: a Docker, in it the cluster image with a Docker, a real k3d, a node, the pods.
 
-It takes a k3d (WIKI_TEST_K3D, the program) and a double of k3s (WIKI_TEST_K3S, a folder with its
-root file system), from which the stand-in for nixpkgs makes the image. WIKI_TEST_RUNTIME is a
-program to run containers with where runc itself cannot run privileged ones.
+Needs a k3d (WIKI_TEST_K3D, the program) and a test double of k3s (WIKI_TEST_K3S, a folder with its
+root file system), from which the stand-in for nixpkgs builds the image. WIKI_TEST_RUNTIME is the
+runtime for containers where runc itself cannot run privileged ones.
 """
 
 import json
@@ -25,11 +25,11 @@ from support.wait import wait_until
 
 GIVEN = ("WIKI_TEST_K3D", "WIKI_TEST_K3S")
 MISSING = [name for name in GIVEN if not os.environ.get(name)]
-BOOT = 400.0  # seconds; on two cores that do nothing else it takes less than 60
+BOOT = 400.0  # seconds; on two idle cores it takes less than 60
 NODE = "k3d-wiki-server-0"
 
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"the whole chain takes {' and '.join(GIVEN)}"),
+    pytest.mark.skipif(bool(MISSING), reason=f"the whole chain needs {' and '.join(GIVEN)}"),
     pytest.mark.timeout(1800),
 ]
 Boot = Callable[..., Container]
@@ -52,7 +52,7 @@ def image(nix: Nix, docker: Docker) -> str:
 
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What the Docker and the k3s inside need on this machine."""
+    """What the inner Docker and k3s need on this machine."""
     options: tuple[str, ...] = ()
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
         options = ("--env=K3S_ARGS=--kubelet-arg=fail-cgroupv1=false",)
@@ -78,7 +78,7 @@ def boot(docker: Docker, image: str, inside: tuple[str, ...]) -> Iterator[Boot]:
         return docker.start(of, options=("--privileged", *inside, *options), **environment)
 
     yield boot
-    # what pytest shows of a test that failed
+    # shown by pytest if the test fails
     for container in docker.containers():
         print(container.log)
     docker.clean()
@@ -119,7 +119,7 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
             visit.page.get_by_text("Grafana" if path == "/grafana/" else "/users").first.wait_for()
             visit.page.screenshot(path=tmp_path / f"{path.strip('/')}.png")
             assert visit.hosts == {base.removeprefix("http://")}
-            assert not visit.complaints or path == "/grafana/"  # the double has no favicon
+            assert not visit.complaints or path == "/grafana/"  # the test double has no favicon
     assert "users_created_total" in httpx.get(f"{base}/metrics").text
 
     assert "wiki-release-api" in cluster.execute("kubectl", "get", "pods")
@@ -139,7 +139,7 @@ def test_from_the_first_boot_to_the_next(boot: Boot, docker: Docker, tmp_path: P
 
     for damaged in ("", dump.read_text()[:-200]):
         dump.write_text(damaged)
-        with dump.open() as stdin, pytest.raises(AssertionError, match="no whole backup"):
+        with dump.open() as stdin, pytest.raises(AssertionError, match="not a complete backup"):
             docker.run("exec", "-i", cluster.id, "wiki-cluster", "restore", stdin=stdin.fileno())
     assert user(cluster, first) == "Kept"
 
@@ -160,12 +160,12 @@ def says(line: str) -> State:
 
 
 def has_done(step: str) -> State:
-    """Its last line, and not one that says that it goes on."""
+    """Its last line, other than progress reports."""
     return says(rf"\] {step}: [0-9.]+ s")
 
 
 def shows(text: str, *command: str) -> State:
-    """Nothing is run in the node: whoever asks must not be in the way."""
+    """Executes nothing in the node: looking must not interfere."""
 
     def state(cluster: Container) -> bool:
         try:
@@ -176,7 +176,7 @@ def shows(text: str, *command: str) -> State:
     return state
 
 
-# Helm is in it for a second: it runs for a tenth of one at a time, and stands when looked at.
+# Helm is in that state for a second: it runs for a tenth of one at a time, and pauses when checked.
 STOP_HELM = """
 signal() {
   for comm in /proc/[0-9]*/comm; do
@@ -208,7 +208,7 @@ STATES: dict[str, State] = {
 }
 
 
-# What there is after an undisturbed boot.
+# The state after an undisturbed boot.
 LEFT = {
     "volume": ["lock", "state.json"],
     "containers": [NODE],
@@ -222,15 +222,15 @@ LEFT = {
         for name in ("grafana", "postgresql", "prometheus")
     ],
 }
-# In the container's own layer: settings and logs of programs, and what k3s notes of its images.
+# In the container's own layer: settings and logs of programs, and k3s' record of its images.
 LAYER = {"/etc/docker", "/opt/containerd", "/root/.config", "/root/.kube", "/usr/share", "/var/log"}
 
 
 def left(cluster: Container) -> dict[str, Any]:
-    """What there is on the volume, in the Docker inside and of Helm."""
+    """What is on the volume, in the inner Docker and in Helm."""
 
     def lines(*command: str) -> list[str]:
-        # what has no name of its own has a hash
+        # unnamed objects have a hash as their name
         names = (
             re.sub(r"[0-9a-f]{64}", "#", line) for line in cluster.execute(*command).splitlines()
         )
@@ -290,7 +290,7 @@ def test_healthy_while_the_database_answers(boot: Boot) -> None:
 
 @pytest.fixture
 def changed_image(image: str, docker: Docker, tmp_path: Path) -> str:
-    """The image of another version of the project, whose node is another one."""
+    """The image of another version of the project, with a different node."""
     folder = tmp_path / "changed"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     file = folder / "nix/images/k3s-image.nix"

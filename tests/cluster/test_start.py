@@ -1,4 +1,4 @@
-"""The start program, with doubles of what it runs: steps, refusals, nothing done twice."""
+"""The start program, with test doubles of what it runs: steps, refusals, nothing done twice."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
-# An overlay cannot be the upper layer of another one.
+# An overlayfs cannot be the upper layer of another one.
 NESTED = """
     mount -t tmpfs tmpfs /mnt
     cd /mnt
@@ -28,7 +28,7 @@ SQUATTER = """
     curl --silent --output /dev/null --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080
 """
 
-# 7 of 200 GB are free, in a file that is nearly all holes.
+# 7 of 200 GB are free, in a mostly sparse file.
 LARGE_DISK = """
     truncate --size=200G {folder}/disk
     mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard {folder}/disk
@@ -36,7 +36,7 @@ LARGE_DISK = """
     free=$(df --output=avail --block-size=1 /var/lib/docker | tail -1)
     fallocate --length $((free - (7 << 30))) /var/lib/docker/ballast
 """
-# Its device is in a folder of /dev, as LUKS and LVM have it.
+# Its device is in a folder of /dev, as with LUKS and LVM.
 BTRFS = """
     truncate --size=8G {folder}/disk
     mkfs.btrfs --quiet --force {folder}/disk
@@ -65,7 +65,7 @@ def test_the_first_boot_reads_well(machine) -> None:
 
 
 def test_a_stop_is_over_before_docker_kills(machine) -> None:
-    """By `docker stop`, after ten seconds. Here the node takes its time, and dockerd never ends."""
+    """By `docker stop`, after ten seconds. Here the node is slow, and dockerd never exits."""
     *_, last = machine.boot(BROKEN="stop")
     assert float(last.removeprefix("Stopped in ").removesuffix(" s")) < 9.5
     assert any(call == "dockerd heard SIGTERM" for call in machine.calls)
@@ -100,7 +100,7 @@ def test_a_changed_node_keeps_the_volumes(machine) -> None:
 
 
 def test_no_two_volumes_have_the_same_token(machine) -> None:
-    """Whoever knows it, and reaches k3s as every pod does, gets the keys of the cluster."""
+    """Whoever knows it and can reach k3s, as every pod can, gets the keys of the cluster."""
     machine.boot()
     first = machine.memory["token"]
     assert re.fullmatch(r"[0-9a-f]{32}", first)
@@ -123,7 +123,7 @@ def test_options_of_k3s_reach_it(machine) -> None:
     assert given[-2:] == ["--debug", "--kubelet-arg=max-pods=50"]
     machine.boot()
     creations = [call for call in machine.calls if call.startswith("k3d cluster create")]
-    assert len(creations) == 2, "other options make another node"
+    assert len(creations) == 2, "different options mean a new node"
 
 
 def test_characters_that_mean_something_to_k3d(machine) -> None:
@@ -180,7 +180,7 @@ def test_an_older_versions_images_may_go(machine) -> None:
 
 
 def test_a_process_that_comes_while_cgroups_are_handed_on(machine) -> None:
-    """As an exec does: the first attempt fails."""
+    """Like an exec: the first attempt fails."""
     control = "/sys/fs/cgroup/cgroup.subtree_control"
     machine.boot(
         before=f"""
@@ -244,7 +244,7 @@ def test_btrfs_on_luks(machine) -> None:
 
 def test_ctrl_c_is_for_the_first_process_alone(machine) -> None:
     with machine.run(RUN="setsid") as (process, _):
-        os.killpg(machine.first_process(process), signal.SIGINT)  # as a terminal does
+        os.killpg(machine.first_process(process), signal.SIGINT)  # like a terminal
         assert process.wait(timeout=30) == 0
     heard = [call for call in machine.calls if call.startswith("dockerd heard")]
     assert heard == ["dockerd heard SIGTERM"]
@@ -268,7 +268,7 @@ def test_ctrl_c_is_for_the_first_process_alone(machine) -> None:
         (
             {"DOCKER_ADDRESS_POOL": "10.0.0.0"},
             "",
-            "DOCKER_ADDRESS_POOL: 10.0.0.0 is no IPv4 network",
+            "DOCKER_ADDRESS_POOL: 10.0.0.0 is not an IPv4 network",
         ),
     ],
 )
@@ -312,7 +312,7 @@ def test_values_are_not_forgotten(machine) -> None:
 
 def test_an_upgrade_that_comes_to_nothing_leaves_the_way_back(machine) -> None:
     machine.boot()
-    machine.describe(node="wiki-k3s:m", wiki_cluster="0.3.0")  # whose archive is not there
+    machine.describe(node="wiki-k3s:m", wiki_cluster="0.3.0")  # whose archive is missing
     assert "wiki-k3s-m.tar.zst cannot be unpacked" in machine.refuse()
     machine.describe()
     machine.boot()
@@ -339,7 +339,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ({"before": "mount -o bind,ro /proc/sys /proc/sys"}, "docker run --privileged"),
         (
             {"before": "echo 1000000000 >/sys/fs/cgroup/memory.max"},
-            "too little memory: 0.9 GiB, and it takes 2.5 GiB",
+            "too little memory: 0.9 GiB, but 2.5 GiB are needed",
         ),
         ({"RUN": "unshare --user --map-root-user"}, "it is in a user namespace (a rootless Docker"),
         ({"before": "rm /sys/fs/cgroup/cgroup.*"}, "this machine has cgroup v1"),
@@ -349,7 +349,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ),
         (
             {"before": "mount -t tmpfs -o size=1g tmpfs /var/lib/docker"},
-            "too little disk: 1.0 GiB are free at /var/lib/docker, and it takes 6.0 GiB",
+            "too little disk: 1.0 GiB free at /var/lib/docker, but 6.0 GiB are needed",
         ),
         (
             {"before": "mount -t proc -o ro proc /var/lib/docker"},
@@ -367,7 +367,7 @@ def test_a_state_that_cannot_be_read_is_not_taken_for_none(machine) -> None:
         ({"BROKEN": "iptables"}, "the kernel has no iptables: `modprobe -a nf_tables nft_compat`"),
         (
             {"before": SQUATTER},
-            "port 8080 inside is taken",
+            "port 8080 is taken inside the container",
         ),
         ({"BROKEN": "dockerd"}, "dockerd ended with exit status: 1: dockerd is broken"),
         ({"BROKEN": "k3d"}, ": k3d is broken"),

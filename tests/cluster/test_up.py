@@ -1,4 +1,4 @@
-"""`nix run .#up` and `.#down`, with a double of docker where docker itself cannot show it."""
+"""`nix run .#up` and `.#down`, with a test double of docker where docker itself cannot show it."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from support.nix import SYSTEM, Nix
 
 pytestmark = pytest.mark.timeout(1800)  # the first build of all images
 
-# Of the container: the image it was made from, empty where there is none. Of the start: its error.
+# The container's image, empty if there is no container, and the error of its start.
 DOCKER = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -64,7 +64,7 @@ def programs(nix: Nix) -> dict[str, str]:
     programs = {name: nix.evaluate(f"apps.{SYSTEM}.{name}.program") for name in ("up", "down")}
     for name, program in programs.items():
         built = nix.run("run", f".#{name}", "--", "nonsense")
-        assert f"{name}: it takes " in built.stderr
+        assert f"{name}: it accepts " in built.stderr
         assert Path(program).exists()
     return programs
 
@@ -87,7 +87,9 @@ def test_no_docker(commands: Commands, tmp_path: Path, name: str) -> None:
     assert f"{name}: there is no docker on PATH" in commands.refuse(name, PATH=str(empty))
 
 
-@pytest.mark.skipif(not shutil.which("docker"), reason="no docker, whose own words this is about")
+@pytest.mark.skipif(
+    not shutil.which("docker"), reason="no docker, whose own error message is tested"
+)
 @pytest.mark.parametrize("name", ["up", "down"])
 def test_a_docker_that_does_not_answer(commands: Commands, name: str) -> None:
     real = {"PATH": os.environ["PATH"]}
@@ -95,8 +97,10 @@ def test_a_docker_that_does_not_answer(commands: Commands, name: str) -> None:
     assert line.startswith(f"{name}: Docker does not answer, start it: ")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else takes root")
-@pytest.mark.skipif(not shutil.which("docker"), reason="no docker, whose own words this is about")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user requires root")
+@pytest.mark.skipif(
+    not shutil.which("docker"), reason="no docker, whose own error message is tested"
+)
 @pytest.mark.parametrize("name", ["up", "down"])
 def test_no_permission_on_the_socket(commands: Commands, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
@@ -143,7 +147,7 @@ def test_again(commands: Commands, image: str) -> None:
 
 def test_an_older_container(commands: Commands) -> None:
     line = commands.refuse("up", CONTAINER="wiki-cluster:old")
-    assert line.startswith("up: the container wiki-cluster is of another version, wiki-cluster:old")
+    assert line.startswith("up: the container wiki-cluster has another version, wiki-cluster:old")
     assert "start wiki-cluster" not in commands.calls
 
 

@@ -17,5 +17,5 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 @pytest.fixture(scope="session")
 def publication(nix: Nix, registry: Registry) -> Publication:
     if SYSTEM != "x86_64-linux":
-        pytest.skip("the other architecture's images are stood in for on x86_64 alone")
+        pytest.skip("the other architecture's images are only simulated on x86_64")
     return Publication(nix, registry)

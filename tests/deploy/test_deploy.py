@@ -1,4 +1,4 @@
-"""What is in deploy/ suits the chart, and Kubernetes with the definitions of those it is for."""
+"""deploy/ fits the chart, and Kubernetes with the CRDs of the tools it is for."""
 
 import json
 import re
@@ -31,14 +31,14 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def definitions(cluster: Cluster) -> Iterator[None]:
-    """Without their controllers; and the namespaces of the examples."""
-    there = cluster.kubectl("get", "crds", "--output=name")  # k3s has Traefik's
+    """CRDs without their controllers, and the namespaces of the examples."""
+    there = cluster.kubectl("get", "crds", "--output=name")  # k3s has Traefik's CRDs
     files = [
         f"--filename={path}" for name, path in crds.download().items() if f"/{name}\n" not in there
     ]
     namespaces = ("argocd", "wiki")
     cluster.kubectl("apply", "--server-side", *files)
-    # kubectl fails at once where a definition has no status yet
+    # kubectl fails at once if a CRD has no status yet
     established = ("kubectl", "wait", "--for=condition=Established", "--timeout=60s", *files)
     wait_until(
         lambda: cluster.run(*established, check=False).returncode == 0,
@@ -60,7 +60,7 @@ def dry_run(cluster: Cluster, text: str) -> str:
 
 
 def test_it_installs_this_version() -> None:
-    """The values beside it may have what no other one knows."""
+    """The values next to it may contain keys that no other file has."""
     minor = VERSION.rpartition(".")[0]
     texts = {path.name: path.read_text() for path in DEPLOY.glob("*/*.yaml")}
     assert f"targetRevision: {VERSION}\n" in texts["application.yaml"]
@@ -141,7 +141,7 @@ def test_the_ingress_takes_traefiks_limit(tmp_path: Path) -> None:
 def test_the_secrets_are_those_that_the_page_creates_and_none_is_the_charts_own(
     tmp_path: Path,
 ) -> None:
-    """Helm refuses to install over a Secret of its own name that somebody else has made."""
+    """Helm refuses to install over an existing Secret of the same name."""
     page = (DEPLOY / "README.md").read_text()
     created = set(re.findall(r"create secret generic (\S+)", page))
     own = {e["metadata"]["name"] for e in rendered(tmp_path, {})[1] if e["kind"] == "Secret"}
@@ -170,12 +170,12 @@ def test_every_namespace_is_one_that_the_page_creates() -> None:
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
 def test_to_delete_what_was_applied_deletes_no_namespace(path: Path) -> None:
-    """Which would take the volumes along, and the backups."""
+    """That would delete the volumes, too, and the backups."""
     assert "Namespace" not in [each["kind"] for each in documents(path)]
 
 
 def test_what_is_to_be_replaced_is_found() -> None:
-    """By the page's own command: whatever is somebody else's, such as a host or a repository."""
+    """With the page's own command: whatever is specific, such as a host or a repository."""
     page = (DEPLOY / "README.md").read_text()
     (command,) = re.findall(r"^ +(grep -rn .*)$", page, re.MULTILINE)
     found = subprocess.run(
@@ -194,7 +194,7 @@ def test_what_is_to_be_replaced_is_found() -> None:
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("argocd/*.yaml")), ids=lambda path: path.stem)
 def test_argo_cd_renders_the_same_each_time(tmp_path: Path, path: Path) -> None:
-    """It compares what it renders with what is there: a generated password would never settle."""
+    """It compares what it renders with what is deployed: a generated password always differs."""
     for document in documents(path):
         for values in values_of(document):
             assert rendered(tmp_path, values)[0] == rendered(tmp_path, values)[0]
@@ -234,8 +234,8 @@ def test_the_chart_is_installed_from_the_registry(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The node cannot pull from a registry on loopback with a certificate of ours: it is given what
-    the registry serves, under the references that the chart has."""
+    """The node cannot pull from a registry on loopback with our certificate: it is given what the
+    registry serves, under the references in the chart."""
     for name, digest in publication.digests.items():
         if name != "wiki":
             cluster.load(pulled(publication, tmp_path, f"{publication.repository}/{name}@{digest}"))

@@ -1,4 +1,4 @@
-"""The pipelines of GitHub, GitLab and Jenkins do the same; what runs without these is run."""
+"""The pipelines of GitHub, GitLab and Jenkins do the same; steps that run without these are run."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def commands_of_jenkins() -> set[str]:
 
 
 def flake_commands(commands: set[str]) -> set[str]:
-    """Those by the flake and ./test.sh, with the variables by which each calls the same thing."""
+    """The commands with the flake and ./test.sh, with the variables in which they differ."""
     variables = (
         (r'"\$\{REPOSITORY,,\}"|"\$CI_REGISTRY_IMAGE"', '"$REPOSITORY"'),
         (r'"\$GITHUB_REF_NAME"|"\$CI_COMMIT_TAG"', '"$TAG_NAME"'),
@@ -82,7 +82,7 @@ def test_they_call_what_the_flake_has(nix: Nix) -> None:
 
 
 def test_the_jenkinsfile_is_groovy() -> None:
-    """Whether Jenkins takes it for a pipeline, only its own linter knows."""
+    """Only Jenkins' own linter can tell whether it is a valid pipeline."""
     assert parse_groovy_content(JENKINSFILE)
     with pytest.raises(LarkError):
         parse_groovy_content(JENKINSFILE.rstrip().removesuffix("}"))

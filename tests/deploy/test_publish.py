@@ -1,4 +1,4 @@
-"""A release is pushed to a registry, and a stranger finds there what the source gives."""
+"""A release is pushed to a registry, and anyone can verify it there against the source."""
 
 import json
 import re
@@ -114,11 +114,11 @@ def test_the_bills_of_materials(nix: Nix) -> None:
 
 
 def test_a_second_build_gives_the_same(nix: Nix) -> None:
-    """By the README's command, down to the digests that are pushed. The service, whose build takes
-    minutes, is built a second time among the tests of Nix."""
+    """With the README's command, down to the pushed digests. The service, whose build takes
+    minutes, is built a second time in the tests of Nix."""
     nix.build("wiki-image")
     nix.build("wiki-image", options=("--rebuild",))
-    # Nix 2.33 shows it in another shape.
+    # Nix 2.33 prints it in a different format.
     shown = nix.output("derivation", "show", ".#release-images")
     releases = set(re.findall(r"[0-9a-z]{32}-[\w.-]+-release\.drv", shown))
     assert len(releases) >= 4
@@ -126,9 +126,9 @@ def test_a_second_build_gives_the_same(nix: Nix) -> None:
 
 
 def test_each_bill_of_materials_is_signed_for_its_image(publication: Publication) -> None:
-    """By a double of cosign: the real one needs an identity and a service on the internet."""
+    """With a test double of cosign: the real one needs an identity and an internet service."""
     if REAL:
-        pytest.skip("cosign is not the stand-in's, and has no identity to sign with")
+        pytest.skip("cosign is the real one, and has no identity to sign with")
     done = publication.run("attest-images")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -141,7 +141,7 @@ def test_each_bill_of_materials_is_signed_for_its_image(publication: Publication
 
 
 def test_what_others_put_there_is_found_and_never_overwritten(publication: Publication) -> None:
-    """The last of this module's tests, for it spoils what is published."""
+    """The last of this module's tests, since it tampers with what is published."""
     name = publication.images["api"]
     image = f"{publication.repository}/{name}:{VERSION}"
     forged = f"{publication.repository}/{name}:forged"
@@ -154,13 +154,13 @@ def test_what_others_put_there_is_found_and_never_overwritten(publication: Publi
     assert done.returncode == 1
     assert (
         f"differs  {name}:{VERSION} for linux/amd64: "
-        f"the source gives {publication.pushed[name]}, the registry serves {found}\n"
+        f"the source builds {publication.pushed[name]}, the registry serves {found}\n"
     ) in done.stdout
-    assert f"differs  chart wiki {VERSION}" in done.stdout, "it names what was published"
+    assert f"differs  chart wiki {VERSION}" in done.stdout, "it has the published image names"
 
     done = publication.run("publish")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
-        f"and this would be {publication.digests[name]}: "
-        "a version is published once, so give it another number in Cargo.toml"
+        f"but this would be {publication.digests[name]}: "
+        "a version is published only once, so change the version in Cargo.toml"
     )

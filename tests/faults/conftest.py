@@ -27,7 +27,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def chance() -> Iterator[random.Random]:
-    """Chance, whose seed a failure shows."""
+    """A random generator, whose seed is shown on failure."""
     seed = random.randrange(2**32)
     print(f"random.Random({seed})")
     return random.Random(seed)

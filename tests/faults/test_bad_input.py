@@ -1,4 +1,4 @@
-"""Whatever is sent, no answer is a 5xx, and no memory is kept."""
+"""Whatever is sent, no response is a 5xx, and no memory leaks."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from support.service import ROOT, Service, StartService, requests_seen
 from support.tokens import ADMIN, Issuer, write_keys
 
 JSON = {"content-type": "application/json"}
-# What allocators keep for themselves is less; a leak of 300 bytes per request is more.
+# Allocators keep less than this; a leak of 300 bytes per request is more.
 MEMORY_MARGIN = 24 << 20
 
 
@@ -32,8 +32,8 @@ MEMORY_MARGIN = 24 << 20
 def unharmed(
     service: Service, figures: Figures, *, sent: int | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Fails if a request of the block was answered with 5xx, or if memory has grown since what it
-    yields was called, which is to be done when the service has warmed up."""
+    """Fails if a request of the block got a 5xx, or if memory has grown since the yielded function
+    was called, which should be done when the service has warmed up."""
     process = psutil.Process(service.process.pid)
     memory, requests, failures = (
         process.memory_info().rss,
@@ -126,7 +126,7 @@ def almost_http(chance: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def send(service: Service, data: bytes) -> None:
-    """Sends all, says that there is no more, and reads whatever comes."""
+    """Sends everything, closes its side, and reads whatever comes."""
     with service.connect() as client:
         try:
             client.sendall(data)
@@ -136,12 +136,12 @@ def send(service: Service, data: bytes) -> None:
         except TimeoutError:
             pytest.fail(f"no answer, and no end, to {data!r}")
         except OSError:
-            pass  # refused before all was sent
+            pass  # refused before everything was sent
 
 
 @contextlib.contextmanager
 def slow_clients(service: Service) -> Iterator[None]:
-    """One sends its requests byte by byte, another reads its answers so, throughout the block."""
+    """During the block, one client sends requests byte by byte, another reads responses so."""
     over = threading.Event()
     body = b'{"name": "slow"}'
     request = b"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -173,7 +173,7 @@ def slow_clients(service: Service) -> Iterator[None]:
 
 @pytest.fixture
 def issuer(tmp_path: Path) -> Iterator[Issuer]:
-    """Nobody calls it: its keys are in the file keys.json."""
+    """It is never called: its keys are in the file keys.json."""
     with tokens.issuer() as one:
         write_keys(tmp_path / "keys.json", *one.keys)
         yield one
@@ -223,7 +223,7 @@ def test_endless_bodies(
     endless = {
         b"transfer-encoding: chunked": chunk,
         b"content-length: 9000000000000000000": chunk,
-        # A chunk whose end no counter reaches.
+        # A chunk larger than any counter.
         b"transfer-encoding: chunked\r\n\r\nffffffffffffffff": chunk,
     }
 
@@ -282,7 +282,7 @@ NESTED = [
 
 
 def text(chance: random.Random, length: int) -> str:
-    """Any characters but NUL; surrogates are none."""
+    """Any characters but NUL; surrogates are not characters."""
     planes = [(1, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF)]
     return "".join(
         chr(chance.randint(*chance.choice(planes)))
@@ -369,7 +369,7 @@ def test_any_text_comes_back_as_sent(
 
     with unharmed(service, figures):
         for number in range(names):
-            # A character that is not white space, wherever it stands, makes any text a name.
+            # A single character that is not white space, anywhere, makes any text a name.
             letters = [*text(chance, chance.randint(0, 199))[:199], "x"]
             chance.shuffle(letters)
             name = "".join(letters)
@@ -399,13 +399,13 @@ def test_schemathesis_finds_nothing(
     issuer: Issuer,
 ) -> None:
     variables = {"EDITING": editing}
-    # Of what is switched off there is nothing but 403, and so nothing to be read.
+    # What is switched off is always a 403, so there is nothing to read.
     more = ("--warnings", "off")
     if editing == "users":
         variables |= issuer.variables | {"AUTH_READ": "token", "AUTH_JWKS_FILE": "keys.json"}
         more = ("--header", f"Authorization: Bearer {issuer.token(scope=ADMIN)}")
     service = start_service(database, RUST_LOG="warn", SEARCH="true", **variables)
-    # of its own it knows no 428
+    # it does not expect a 428 by itself
     missing = '["400", "401", "403", "406", "415", "422", "428"]'
     (tmp_path / "schemathesis.toml").write_text(
         f"[checks.missing_required_header]\nexpected-statuses = {missing}\n"

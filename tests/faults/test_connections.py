@@ -1,4 +1,4 @@
-"""Clients whose connections break, and too many of them."""
+"""Clients whose connections break, and too many clients."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ def test_connections_cut_in_mid_request(
     chance: random.Random,
     long: bool,
 ) -> None:
-    """By a FIN or a RST, anywhere in the request or right after it."""
+    """With a FIN or an RST, anywhere in the request or right after it."""
     cuts = 20_000 if long else 500
     service = start_service(database, RUST_LOG="warn")
     process = psutil.Process(service.process.pid)
@@ -41,7 +41,7 @@ def test_connections_cut_in_mid_request(
             head = f"POST /users HTTP/1.1\r\nhost: wiki\r\ncontent-length: {len(body)}\r\n\r\n"
             request = head.encode() + body
             kept = chance.choice([len(request), chance.randrange(len(request))])
-            # Noted first: its row may be there before the next line runs.
+            # Recorded first: its row may exist before the next line runs.
             (ledger.open if kept == len(request) else ledger.refused).add(name)
             with service.connect() as client:
                 client.sendall(request[:kept])
@@ -49,7 +49,7 @@ def test_connections_cut_in_mid_request(
                     reset = struct.pack("ii", 1, 0)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             if cut % 50 == 49:
-                # At the pace of the database: what it cannot keep up with is refused.
+                # At the database's pace: what it cannot keep up with is refused.
                 ledger.wait_for_more(1)
             if cut % 5000 == 4999:
                 figures.progress(f"{cut + 1:,} of {cuts:,} cuts")
@@ -60,7 +60,7 @@ def test_connections_cut_in_mid_request(
         connections = process.net_connections("tcp")
         return sum(bool(one.raddr) and one.laddr.port == service.port for one in connections)
 
-    # The one that is left reads the metrics.
+    # The remaining one reads the metrics.
     wait_until(lambda: clients() == 1, "every connection to be closed")
     figures.report(f"{cuts:,} cuts, {ledger.settle(database)}")
     rows = database.execute("SELECT count(*) FROM users")[0][0]
@@ -106,7 +106,7 @@ def test_answers_that_are_cut_off_are_asked_for_again(
     chance: random.Random,
     long: bool,
 ) -> None:
-    """By the same Idempotency-Key, until there is an answer: rows are as many as intents."""
+    """With the same Idempotency-Key, until there is a response: as many rows as intents."""
     intents, clients = 10_000 if long else 200, 8
     service = start_service(database, RUST_LOG="warn")
     cuts = itertools.count()
@@ -149,8 +149,8 @@ def test_answers_that_are_cut_off_are_asked_for_again(
 def test_memory_for_connections_at_their_worst(
     sqlite_database: SqliteDatabase, start_service: StartService, figures: Figures, long: bool
 ) -> None:
-    """Headers of nearly 64 KiB on each, a body that does not end, and all anew: this is what the
-    chart's memory limit for its MAX_CONNECTIONS has to hold."""
+    """Headers of nearly 64 KiB on each, an endless body, again and again: the chart's memory limit
+    has to be enough for this with its MAX_CONNECTIONS."""
     connections, waves = (4000, 16) if long else (500, 4)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, whatever happened after."""
+"""What was acknowledged is there, whatever happened afterwards."""
 
 import os
 import random
@@ -62,8 +62,8 @@ def test_two_processes_on_one_sqlite_file(
     figures: Figures,
     long: bool,
 ) -> None:
-    """One of them is killed in the middle. SQLite lets in writers of two processes by chance: some
-    wait for too long, none is lost."""
+    """One of them is killed halfway. SQLite lets writers of two processes in by chance: some wait
+    too long, but nothing is lost."""
     writes = 20_000 if long else 500
     settings = {"RUST_LOG": "warn"}
     first, second = (start_service(sqlite_database, **settings) for _ in range(2))
@@ -88,7 +88,7 @@ def test_a_sqlite_file_locked_by_another_process(
         with sqlite_database.writes_blocked():
             failures = ledger.statuses[503]
             wait_until(lambda: ledger.statuses[503] > failures + 16, "writes to be given up")
-            assert service.client.get(f"/users/{user_id}").status_code == 200, "reads go on"
+            assert service.client.get(f"/users/{user_id}").status_code == 200, "reads continue"
         ledger.wait_for_more(100)
     assert set(ledger.statuses) == {201, 503}
     assert ledger.slowest < 2.5
@@ -102,8 +102,8 @@ def test_a_clock_set_back(
     figures: Figures,
     tmp_path: Path,
 ) -> None:
-    """libfaketime stands between the service and the wall clock. The kernel's clock, which no one
-    can set back, is the one that limits are measured by."""
+    """libfaketime sits between the service and the wall clock. Time limits use the monotonic clock,
+    which nobody can set back."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
     assert library, "no libfaketime (Debian: apt-get install faketime)"
     clock = tmp_path / "clock"
@@ -142,7 +142,7 @@ def test_sqlite_writes_ahead(sqlite_database: SqliteDatabase, start_service: Sta
 def test_sqlite_syncs_every_commit(
     sqlite_database: SqliteDatabase, start_service: StartService, tmp_path: Path
 ) -> None:
-    """synchronous=FULL, as the kernel sees it: what survives a power cut is what was synced."""
+    """synchronous=FULL, as seen by the kernel: only what was synced survives a power cut."""
     calls = tmp_path / "syncs"
     strace = ("strace", "-D", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(calls))
     service = start_service(sqlite_database, wrapper=strace)
@@ -177,7 +177,7 @@ def test_sqlite_readers_and_writers_do_not_fail_each_other(
 def test_sqlite_waits_for_another_program(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
-    """busy_timeout: a backup or a shell on the file delays a write, it does not fail it."""
+    """busy_timeout: a backup or a shell on the file delays a write, but does not make it fail."""
     service = start_service(sqlite_database)
     create_user(service.client)
     with ThreadPoolExecutor(1) as pool:
@@ -215,7 +215,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
         def room() -> None:
             enlarge("512m")
-            # It ends when there is no room for its log: whoever watches it starts it again.
+            # It exits when there is no room for its WAL: its supervisor restarts it.
             if server.process.poll() is not None:
                 server.start()
 
@@ -232,7 +232,7 @@ def test_a_full_disk(
     with ledger.writers(service, clients=4):
         ledger.wait_for_more(10)
         while not ledger.statuses[503]:
-            # Of a kind that no database compresses.
+            # Incompressible for any database.
             content = secrets.token_hex(40_000)
             body = {"user_id": min(ledger.acknowledged), "content": content}
             assert service.client.post("/posts", json=body).status_code in (201, 503)

@@ -1,4 +1,4 @@
-"""What was acknowledged of an edit or a deletion holds, and nothing is half done."""
+"""Acknowledged edits and deletions persist, and nothing is half done."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ from support.tokens import Issuer, bearer
 from support.wait import wait_until
 
 WRITERS = 6
-# Each row stands for a text that is not saved, or saved without a post.
+# Each row is a text that was not saved, or was saved without a post.
 HOLES = """
     SELECT posts.post_id, revision FROM posts WHERE revision <> 1 + (
         SELECT count(*) FROM post_revisions AS old
@@ -32,13 +32,13 @@ HOLES = """
 
 
 def still_starting(answer: httpx.Response) -> None:
-    """Counts as nobody there: nothing was done."""
+    """Counts as unreachable: nothing was done."""
     if answer.status_code == 503 and "retry-after" in answer.headers:
         raise httpx.ConnectError("the service is starting")
 
 
 class Author:
-    """Edits a post again and again, deletes it, and writes another one."""
+    """Keeps editing a post, deletes it, and writes another one."""
 
     def __init__(self, service: Service, token: str, chance: random.Random):
         self.url = service.url
@@ -87,7 +87,7 @@ class Author:
         try:
             answer = put(self.client, post, new, tag(self.client, post))
         except httpx.TransportError:
-            # `history` looks what has become of it, as soon as somebody answers.
+            # `history` checks what has become of it, as soon as the service answers.
             found = self.found(post)
             assert found in (self.texts, [*self.texts, new]), f"{found} of {self.texts}"
             self.done["edits in the open"] += 1
@@ -108,11 +108,11 @@ class Author:
         else:
             assert answer.status_code == 204, answer.text
             self.done["deletions"] += 1
-            assert self.found(post) is None, "a deletion was acknowledged, and undone"
+            assert self.found(post) is None, "an acknowledged deletion was undone"
         self.post = None
 
     def found(self, post: str) -> list[str] | None:
-        """The texts of a post by now, oldest first."""
+        """The texts of a post so far, oldest first."""
 
         def look() -> list[list[str] | None] | None:
             try:
@@ -147,7 +147,7 @@ def test_kill_9_in_the_middle_of_edits_and_deletions(
 ) -> None:
     kills = 100 if long else 3
     settings = {"PORT": free_port(), "RUST_LOG": "warn", "EDITING": "author", **issuer.variables}
-    # So that the only answers that are missing are those of a service that was killed.
+    # So that only responses of a killed service are missing.
     settings |= {f"DATABASE_{what}_TIMEOUT_SECONDS": 20 for what in ("ACQUIRE", "STATEMENT")}
     service = start_service(database, **settings)
     late = int(time.time()) + 3600

@@ -1,4 +1,4 @@
-"""Pictures and attachments whose service is killed while they are sent."""
+"""The service is killed while pictures and attachments are being sent."""
 
 import hashlib
 import random
@@ -19,14 +19,14 @@ from support.wait import wait_until
 def test_kill_9_between_uploads(
     database: Database, start_service: StartService, chance: random.Random, long: bool
 ) -> None:
-    """What was acknowledged is there, and what is there is whole."""
+    """What was acknowledged is there, and what is there is complete."""
     kills = 50 if long else 3
     settings = {"PORT": free_port(), "RUST_LOG": "warn", "EDITING": "anyone"}
     service = start_service(database, **settings)
     user = create_user(service.client)["id"]
     posts = [create_post(service.client, user)["post_id"] for _ in range(20 * kills)]
     attached: dict[int, bytes] = {}
-    # The one that is there, or those that may be.
+    # The picture that is there, or those that may be.
     pictures: list[bytes] = []
     over = threading.Event()
 
@@ -42,7 +42,7 @@ def test_kill_9_between_uploads(
                     elif made.status_code == 201:
                         attached[made.json()["attachment_id"]] = content
                     if post in posts[::4]:
-                        # By this one alone, so that the last one is known.
+                        # Only by this client, so that the last one is known.
                         pictures.append(content)
                         if put_picture(client, user, content).is_success:
                             pictures[:] = [content]

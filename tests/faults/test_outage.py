@@ -1,4 +1,4 @@
-"""The database goes away, in each way that it can, and comes back."""
+"""The database fails, in every way that it can, and comes back."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from support.net import TcpProxy, free_port
 from support.service import Service, StartService, metrics
 from support.wait import wait_until
 
-# Two seconds are promised; the rest is for a busy machine to measure them.
+# Two seconds are promised; the rest is a margin for measuring on a busy machine.
 LIMIT = 2.5
 POOL = 8
 BODY = b'{"name": "gone before the answer"}'
@@ -57,7 +57,7 @@ def outage(request: pytest.FixtureRequest, own_postgres: Postgres) -> Iterator[O
 
 
 def calls(service: Service, user_id: int, count: int) -> list[Answer]:
-    """Reads and writes in turn, all at once."""
+    """Alternating reads and writes, all at once."""
 
     def call(number: int) -> Answer:
         if number % 2:
@@ -162,7 +162,7 @@ def test_a_pool_starved_by_slow_queries(
     ledger: Ledger,
     figures: Figures,
 ) -> None:
-    """Others are told so at once, and that they may try again: nothing of theirs was sent."""
+    """Others get a 503 at once, and may retry: nothing of theirs was sent."""
     service = start_service(postgres_database, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
     with (
         ledger.writers(service, clients=4),
@@ -217,7 +217,7 @@ def test_no_retry_after_where_an_insert_was_sent(
 def test_retry_after_wherever_the_request_has_a_key(
     database: Database, start_service: StartService, path: str
 ) -> None:
-    """However far it came: the retry writes what the first try has not, and no more."""
+    """However far it got: the retry writes what the first try has not, and no more."""
     service = start_service(database, DATABASE_POOL_SIZE=1, REQUEST_TIMEOUT_SECONDS=1.5)
     body = {"user_id": create_user(service.client)["id"], "content": "x", "name": "x"}
     keys = ["warm", "a", "b"]
@@ -239,7 +239,7 @@ def test_retry_after_wherever_the_request_has_a_key(
 def test_no_retry_after_where_an_insert_may_still_be_sent(
     database: Database, start_service: StartService
 ) -> None:
-    """One of two waits for the only connection, or for SQLite's lock, when it is given up."""
+    """One of two is waiting for the only connection, or for SQLite's lock, when it is abandoned."""
     service = start_service(
         database,
         DATABASE_POOL_SIZE=1,
@@ -316,12 +316,12 @@ def test_a_postgresql_that_is_full_is_no_error_of_the_service(
 def test_the_database_moves_to_a_new_address(
     own_postgres: Postgres, start_service: StartService, tmp_path: Path
 ) -> None:
-    """Its name leads elsewhere, and the old address is silent: no packet says that it is gone."""
+    """Its name has a new address; the old one is silent: no packet says that it is gone."""
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost\n127.0.0.1 database.example\n")
     own_hosts = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0"')
     if os.geteuid() or subprocess.run([*own_hosts, "true"], check=False).returncode:
-        pytest.skip("a process with hosts of its own takes root, and mounts to be allowed")
+        pytest.skip("a process with its own /etc/hosts needs root, and permission to mount")
     database = own_postgres.create_database()
     port = free_port()
     old = TcpProxy(own_postgres.port, host="127.0.0.1", port=port)
@@ -370,7 +370,7 @@ def test_clients_that_hang_up_leave_no_connection_behind(
 def test_clients_that_hang_up_have_the_database_open_no_more_than_the_pool(
     postgres_database: PostgresDatabase, start_service: StartService
 ) -> None:
-    """Their statements run on; so does their use of the pool."""
+    """Their statements keep running, and keep their connections."""
     service = start_service(
         postgres_database, DATABASE_POOL_SIZE=4, DATABASE_STATEMENT_TIMEOUT_SECONDS=60
     )
@@ -420,7 +420,7 @@ def test_what_a_client_that_hung_up_has_written_is_counted(
 def test_connections_that_were_lost_while_idle_cost_no_request(
     own_postgres: Postgres, start_service: StartService
 ) -> None:
-    """As after a firewall has forgotten them: the database is well, the connections are not."""
+    """As when a firewall has forgotten them: the database is fine, the connections are not."""
     database = own_postgres.create_database()
     proxy = TcpProxy(own_postgres.port)
     service = start_service(None, **database.environment_at(proxy.port))
@@ -438,7 +438,7 @@ def test_connections_that_were_lost_while_idle_cost_no_request(
 def test_a_connection_to_a_server_that_took_no_writes_is_not_kept(
     own_postgres: Postgres, start_service: StartService
 ) -> None:
-    """As after a failover: what was a primary is a standby, then another primary answers."""
+    """As after a failover: the former primary is a standby, then another primary answers."""
     database = own_postgres.create_database()
     proxy = TcpProxy(own_postgres.port)
     service = start_service(None, **database.environment_at(proxy.port))

@@ -1,5 +1,5 @@
-"""Requests whose end could be read in two ways: a proxy and the service must not read them
-differently (RFC 9112, sections 2.2, 3.2, 5, 6 and 7)."""
+"""Requests whose end is ambiguous: a proxy and the service must not read them differently
+(RFC 9112, sections 2.2, 3.2, 5, 6 and 7)."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from support.service import Service, requests_seen
 
-# What would be a request of its own to whoever ends the first one too early.
+# A separate request to whoever ends the first one too early.
 INNER = b"GET /smuggled HTTP/1.1\r\nhost: wiki\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 UPGRADE = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA\r\n"

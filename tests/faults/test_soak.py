@@ -1,4 +1,4 @@
-"""A steady load for a long time: memory, descriptors and latency stay as they are."""
+"""A steady load for a long time: memory, descriptors and latency stay constant."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ EVERYTHING = {
 
 @dataclass
 class Course:
-    """What is seen of one service in the course of time."""
+    """Measurements of one service over time."""
 
     service: Service
     # the id of each token's user
@@ -57,7 +57,7 @@ class Course:
     p99: list[float] = field(default_factory=list)
 
     def load(self, token: str, over: threading.Event) -> None:
-        """Reads for the most part; writes, mistakes and new connections among them."""
+        """Mostly reads, with writes, mistakes and new connections."""
         chance = random.Random()
         own: list[int] = []
         connection = HTTPConnection(self.service.host, self.service.port, timeout=30)
@@ -116,7 +116,7 @@ class Course:
 
 
 def growth(values: list[float]) -> float:
-    """Over the run, by a straight line through what comes after the first third of it."""
+    """Growth over the run, from a straight line through everything after its first third."""
     steady = values[len(values) // 3 :]
     return statistics.linear_regression(range(len(steady)), steady).slope * len(steady)
 
@@ -180,7 +180,7 @@ def test_soak(
         )
         assert growth(course.memory) < 8, f"{name}: MiB, of {course.memory}"
         assert growth(course.descriptors) < 8, f"{name}: {course.descriptors}"
-        # In a few seconds, a pause of the machine is a slope of its own.
+        # Within a few seconds, a pause of the machine looks like growth.
         assert growth(course.median) < (5 if long else 100), f"{name}: ms, of {course.median}"
 
 

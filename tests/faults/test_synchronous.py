@@ -1,4 +1,4 @@
-"""A synchronous standby that is away: commits wait for it, whatever `statement_timeout` says."""
+"""A synchronous standby that is down: commits wait for it, whatever `statement_timeout` says."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ WAITING = f"{OURS} AND wait_event = 'SyncRep'"
 
 @contextlib.contextmanager
 def no_standby(server: Postgres) -> Iterator[None]:
-    """Commits wait for a standby that is not there, until the block ends."""
+    """Until the block ends, commits wait for a standby that does not exist."""
     set_standbys(server, "ANY 1 (absent)")
     yield
     set_standbys(server, "")
@@ -41,7 +41,7 @@ def set_standbys(server: Postgres, names: str) -> None:
 
     wait_until(known, "the setting to be read")
     with server.connect("postgres") as connection:
-        # its process is the one that tells the others of it, before it does this
+        # its process tells the others before it does this
         connection.execute("CHECKPOINT")
 
 
@@ -59,7 +59,7 @@ def issuer() -> Iterator[Issuer]:
 def test_writes_that_wait_in_vain_take_no_more_than_the_pool(
     database: PostgresDatabase, start_service: StartService, ledger: Ledger
 ) -> None:
-    """Reads are answered meanwhile, writes with 503, and all is well as soon as a standby is."""
+    """Meanwhile reads are served, writes get a 503; all is well as soon as there is a standby."""
     service = start_service(database)
     backends: list[int] = []
     reads: list[Answer] = []
@@ -94,8 +94,8 @@ def test_writes_that_wait_in_vain_take_no_more_than_the_pool(
 def test_a_write_whose_wait_was_ended_is_not_acknowledged(
     database: PostgresDatabase, start_service: StartService, path: str, log: str, end: str
 ) -> None:
-    """The server takes it for a success, with a warning: committed here, and maybe nowhere else."""
-    # a session that is told of no warnings, and a row too long for the server's buffer
+    """To the server it is a success, with a warning: committed here, and maybe nowhere else."""
+    # a session that gets no warnings, and a row too long for the server's buffer
     database.execute("ALTER ROLE wiki SET client_min_messages = error")
     service = start_service(database, RUST_LOG=log, DATABASE_STATEMENT_TIMEOUT_SECONDS=20)
     user = create_user(service.client)
@@ -116,7 +116,7 @@ def test_a_write_whose_wait_was_ended_is_not_acknowledged(
 def test_a_repeat_waits_for_the_standby_that_the_first_try_did_not_wait_for(
     database: PostgresDatabase, start_service: StartService, path: str
 ) -> None:
-    """Its row is visible, and may yet be lost: to tell of it would acknowledge it."""
+    """Its row is visible, and may still be lost: reporting it would acknowledge it."""
     service = start_service(database)
     body = {"user_id": create_user(service.client)["id"], "content": "Notes", "name": "Grace"}
 
@@ -144,7 +144,7 @@ def test_a_repeat_waits_for_the_standby_that_the_first_try_did_not_wait_for(
 def test_a_text_that_is_there_already_waits_for_the_standby_that_its_edit_did_not_wait_for(
     database: PostgresDatabase, start_service: StartService
 ) -> None:
-    """As a repeat does. What is refused is refused at once."""
+    """Like a repeat. What is refused is refused at once."""
     service = start_service(database, EDITING="anyone")
     client = service.client
     path = f"/posts/{create_post(client, create_user(client)['id'], 'first')['post_id']}"
@@ -170,7 +170,7 @@ def test_a_text_that_is_there_already_waits_for_the_standby_that_its_edit_did_no
 def test_a_deletion_is_told_of_when_a_standby_has_it(
     database: PostgresDatabase, start_service: StartService
 ) -> None:
-    """That it is gone already is an acknowledgement to whoever asks again."""
+    """To whoever asks again, a 404 acknowledges the deletion."""
     with tokens.issuer() as issuer:
         service = start_service(database, EDITING="author", **issuer.variables)
         client = as_(service, issuer.token("ada"))
@@ -193,7 +193,7 @@ def test_a_deletion_is_told_of_when_a_standby_has_it(
 def test_what_was_done_before_is_acknowledged_when_a_standby_has_it(
     database: PostgresDatabase, start_service: StartService, issuer: Issuer, write: str
 ) -> None:
-    """As a repeat of a try that did not wait to the end: nothing is left for it to write."""
+    """Like a repeat of a try that did not wait to the end: nothing is left for it to write."""
     service = start_service(database, EDITING="users", **issuer.variables)
     ada = as_(service, issuer.token("ada"))
     user = create_user(ada)["id"]
@@ -229,7 +229,7 @@ def test_what_was_done_before_is_acknowledged_when_a_standby_has_it(
 def test_a_start_that_waits_for_a_standby_ends_at_its_limit(
     database: PostgresDatabase, start_service: StartService
 ) -> None:
-    """The schema is a commit, too."""
+    """The schema is committed, too."""
     with no_standby(database.server):
         service = start_service(database, until="", STARTUP_TIMEOUT_SECONDS=2)
         assert service.wait_for_end(20) == 1

@@ -1,4 +1,4 @@
-"""The chart that the flake packs names the flake's own images, by the tags of their contents."""
+"""The flake's chart names the flake's own images, by hash tags."""
 
 import tarfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flake's own checks pass, and those on the images fail where they should."""
+"""The flake's own checks pass, and those of the images fail where they should."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_a_broken_image_is_refused(
     assert complaint in result.stderr
 
 
-@pytest.mark.skipif(bool(REAL), reason="only the stand-in's Grafana can be made another version")
+@pytest.mark.skipif(bool(REAL), reason="only the stand-in's Grafana can be given another version")
 def test_a_newer_grafana_has_its_datasource_as_a_plugin(checkout: Nix) -> None:
     replace(checkout, "nix/stand-in/packages.nix", 'version = "13.0.7"', 'version = "13.2.0"')
     check = f"checks.{SYSTEM}.grafana-image"

@@ -1,4 +1,4 @@
-"""What the flake offers, and that its outputs depend on what they are made of alone."""
+"""The flake's outputs, and that they depend only on their inputs."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def test_another_system_is_told_what_to_do(nix: Nix) -> None:
     assert result.returncode
     assert result.stderr.splitlines()[-1].strip() == (
         "error: wiki-image cannot be built for riscv64-linux: "
-        "take packages.x86_64-linux.wiki-image or packages.aarch64-linux.wiki-image"
+        "use packages.x86_64-linux.wiki-image or packages.aarch64-linux.wiki-image"
     )
 
 

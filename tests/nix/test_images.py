@@ -110,7 +110,7 @@ def test_grafana_has_the_prometheus_datasource(docker: Docker, load: Load, tmp_p
     assert [source["uid"] for source in sources] == ["prometheus"]
 
 
-@pytest.mark.skipif(bool(REAL), reason="Grafana is not the stand-in's double")
+@pytest.mark.skipif(bool(REAL), reason="Grafana is not the stand-in's test double")
 def test_the_double_of_grafana_is_strict(docker: Docker, load: Load, tmp_path: Path) -> None:
     image = load("grafana-image")
     unknown = docker.start(image, options=provision(tmp_path, "loki"))

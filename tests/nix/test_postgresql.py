@@ -1,4 +1,4 @@
-"""The image of PostgreSQL: its first start, whatever stops it and under any user; later ones."""
+"""The PostgreSQL image: its first start, whatever interrupts it and as any user, and later ones."""
 
 import os
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def image(load: Load) -> str:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A folder that every user may write to, as a volume may be."""
+    """A folder that every user may write to, like a volume."""
     folder = tmp_path / "volume"
     folder.mkdir()
     folder.chmod(0o777)
@@ -50,7 +50,7 @@ def listing(database: Container, folder: str) -> set[str]:
 
 
 def end(database: Container) -> int:
-    """Its exit code, when it has ended by itself."""
+    """Waits until it exits by itself; returns its exit code."""
     wait_until(lambda: not database.state["Running"], "PostgreSQL to end", seconds=180)
     return database.wait()
 
@@ -143,7 +143,7 @@ def test_the_volume_itself_and_a_password_file(docker: Docker, image: str, volum
         "max_connections=42",
         options=options,
         POSTGRES_PASSWORD_FILE="/secrets/password",
-        POSTGRES_DB="template1",  # it is there, and so there is nothing to create
+        POSTGRES_DB="template1",  # it exists, so there is nothing to create
     )
     wait_until_ready(database)
     password = f"--env=PGPASSWORD={PASSWORD}"
@@ -178,8 +178,8 @@ def test_a_folder_of_somebody_else(docker: Docker, image: str, volume: Path) -> 
     database = docker.start(image, options=options, **POSTGRESQL | {"PGDATA": VOLUME})
     assert end(database) == 1
     assert database.log.splitlines()[-1] == (
-        f"{VOLUME} belongs to user 0, and PostgreSQL, as user 12345, takes only a folder of its "
-        "own: set PGDATA to a folder in it"
+        f"{VOLUME} belongs to user 0, and PostgreSQL, as user 12345, accepts only a folder that "
+        "it owns: set PGDATA to a folder in it"
     )
     assert not list(volume.iterdir())
 
@@ -217,8 +217,8 @@ def test_a_kill_inside_initdb(docker: Docker, image: str, folder: str) -> None:
     assert sql(database, "SELECT 1") == "1"
 
 
-# Takes the place of each program by which the entrypoint changes the volume. The call whose
-# number is STOP never returns; of files that it is to move at once, it has moved the first.
+# Replaces each program with which the entrypoint changes the volume. Call number STOP never
+# returns; if it moves several files at once, it has moved the first.
 STEP = """\
 #!/bin/sh
 name=${0##*/}
@@ -236,14 +236,14 @@ PROGRAMS = ("initdb", "mv", "postgres", "rmdir", "sync")
 
 
 def stops(database: Container) -> bool:
-    """Whether it comes to the call that never returns, and not to its end."""
+    """Whether it reaches the call that never returns, rather than its end."""
     words = ("stopped before", "database system is ready to accept connections")
     wait_until(lambda: any(word in database.log for word in words), "a step", seconds=180)
     return words[0] in database.log
 
 
 def test_a_kill_at_each_step(docker: Docker, image: str, tmp_path: Path) -> None:
-    """Of a first start where PGDATA is the volume itself: the next one makes a whole database."""
+    """A first start with PGDATA as the volume itself: the next one creates a complete database."""
     for program in PROGRAMS:
         (tmp_path / program).write_text(STEP)
         (tmp_path / program).chmod(0o755)
@@ -277,7 +277,7 @@ def test_the_service_across_restarts(docker: Docker, image: str, load: Load) -> 
         options=(*HARDENED, "--user=12345:12345"),
         DATABASE_URL=f"postgres://wikiuser@{host}/wiki",
         PGPASSWORD=PASSWORD,
-        SEARCH="true",  # which takes ICU
+        SEARCH="true",  # which needs ICU
     )
     service.wait_until_answers(8000, "/readyz")
 

@@ -25,7 +25,7 @@ ARTEFACTS = [
 
 
 def digest(path: Path) -> str:
-    """Of a file, or of the files in a folder with their names."""
+    """The hash of a file, or of the files in a folder with their names."""
     hashed = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         hashed.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
@@ -36,10 +36,10 @@ def digest(path: Path) -> str:
 def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> None:
     first = nix.build(*ARTEFACTS)
     if REAL:
-        # Another store would begin with the compiler: it is built again beside what is there.
+        # Another store would have to start with the compiler: so it is rebuilt in the same store.
         assert checkout.build(*ARTEFACTS, options=("--rebuild",)) == first
         return
-    # The crates alone come from the first store, for they take minutes.
+    # Only the crates come from the first store, since they take minutes.
     store = tmp_path / "store"
     crates = nix.build("wiki-service.cargoDeps")
     nix.output("copy", "--no-check-sigs", "--to", str(store), *map(str, crates))
@@ -53,7 +53,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
         shutil.rmtree(store)
 
 
-@pytest.mark.skipif(bool(REAL), reason="only the stand-in takes programs of the machine")
+@pytest.mark.skipif(bool(REAL), reason="only the stand-in uses the machine's programs")
 @pytest.mark.parametrize(
     ("image", "program"),
     [
@@ -63,7 +63,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
     ids=["prometheus", "postgresql"],
 )
 def test_another_build_of_a_program_is_another_path(nix: Nix, image: str, program: Path) -> None:
-    """Or a store would keep what was made of the program before."""
+    """Otherwise a store would keep what was built from the old program."""
     with tempfile.TemporaryDirectory(dir=CACHE) as directory:
         cache = Path(directory) / CACHE.name
         folder, *below = program.relative_to(CACHE).parts
@@ -71,7 +71,7 @@ def test_another_build_of_a_program_is_another_path(nix: Nix, image: str, progra
         for entry in [*CACHE.glob("*-*"), *CACHE.glob("stand-in/vendor-*")]:
             if entry.name not in (folder, "stand-in"):
                 (cache / entry.relative_to(CACHE)).symlink_to(entry)
-        # Linked and not copied, so that they are the same ones to the minute.
+        # Linked, not copied, so that their timestamps are the same.
         shutil.copytree(CACHE / folder, cache / folder, symlinks=True, copy_function=os.link)
 
         def path() -> str:

@@ -1,4 +1,4 @@
-"""Answers that are kept in memory: `CACHE_SECONDS`."""
+"""Responses cached in memory: `CACHE_SECONDS`."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,7 +29,7 @@ def resource(service: Service, template: str) -> str:
 
 
 def change(database: Database) -> None:
-    """As another replica would."""
+    """Like another replica."""
     for statement in CHANGE.split("; "):
         database.execute(statement)
 
@@ -116,7 +116,7 @@ def test_what_is_gone_is_gone_for_all_once_it_is_seen(
 
 
 def start_again(database: Database) -> None:
-    """The numbers of rows, as a restore does."""
+    """Resets the numbers of rows, like a restore."""
     database.execute("DELETE FROM posts")
     database.execute("DELETE FROM users")
     if isinstance(database, SqliteDatabase):
@@ -129,7 +129,7 @@ def start_again(database: Database) -> None:
 def test_what_the_replica_writes_is_seen_at_once(
     database: Database, start_service: StartService, template: str
 ) -> None:
-    """A new row may have an old number: a restore has taken the old one away."""
+    """A new row may have an old number, since a restore has removed the old one."""
     service = start_service(database, CACHE_SECONDS=LONG)
     path = resource(service, template)
     old = service.client.get(path)

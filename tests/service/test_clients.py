@@ -1,4 +1,4 @@
-"""What generators make of the OpenAPI document."""
+"""Code generated from the OpenAPI document."""
 
 import os
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True
 def need(*programs: str) -> None:
     for program in programs:
         if not shutil.which(program):
-            pytest.skip(f"no {program}, which a generator of clients needs")
+            pytest.skip(f"no {program}, which a client generator needs")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_python(shared_service: Service, document: Path, tmp_path: Path) -> None
 
 
 def test_spring(document: Path, tmp_path: Path) -> None:
-    """Its annotations are what refuses a value before it is sent."""
+    """Its annotations refuse a value before it is sent."""
     need("java", "mvn")
     command = ("java", "-XX:TieredStopAtLevel=1", "-jar", generators.java(), "generate")
     run(

@@ -1,4 +1,4 @@
-"""What users say and show of posts, by each `EDITING`, on both databases."""
+"""Comments and reactions, with each `EDITING`, on both databases."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _numbers = itertools.count()
 
 
 class Member:
-    """A user with a client of his own."""
+    """A user with a separate client."""
 
     def __init__(self, client: httpx.Client, *, by_token: bool, joins: bool = True):
         self.client = client
@@ -315,7 +315,7 @@ def test_ones_own_reactions_are_told_to_oneself(wiki: Wiki) -> None:
 
 
 def test_switched_off_they_are_read_and_nothing_else(api: httpx.Client) -> None:
-    """Whatever is sent: that comes first."""
+    """Whatever is sent: this check comes first."""
     user = create_user(api)["id"]
     post = create_post(api, user)["post_id"]
     assert api.get(f"/posts/{post}/comments").json() == []
@@ -360,7 +360,7 @@ def test_they_go_with_their_post_and_their_user(
 
 
 REFERENCES = {
-    # Of a table's INTEGER PRIMARY KEY there is no index: the table is one.
+    # A table's INTEGER PRIMARY KEY has no index: the table itself is one.
     "sqlite": """
         SELECT tables.name, key."from"
         FROM sqlite_schema AS tables, pragma_foreign_key_list(tables.name) AS key,
@@ -384,6 +384,6 @@ REFERENCES = {
 def test_each_column_that_refers_to_a_table_has_an_index(
     database: Database, start_service: StartService
 ) -> None:
-    """Or a deletion reads all of its table."""
+    """Otherwise a deletion reads the whole table."""
     start_service(database)
     assert database.execute(REFERENCES[database.kind]) == []

@@ -1,4 +1,4 @@
-"""Entity tags, and requests that a client makes by them (RFC 9110, section 13)."""
+"""Entity tags, and conditional requests (RFC 9110, section 13)."""
 
 import httpx
 import pytest
@@ -83,7 +83,7 @@ def test_what_is_created_is_not_conditional(api: httpx.Client) -> None:
 
 
 def test_another_row_of_the_same_id_has_another_tag(api: httpx.Client) -> None:
-    """As after a restore, when the numbers begin again."""
+    """As after a restore, when numbers start again."""
     tags = {api.get(f"/users/{create_user(api)['id']}").headers["etag"] for _ in range(20)}
     assert len(tags) == 20
 

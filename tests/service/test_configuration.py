@@ -1,4 +1,4 @@
-"""Variables: their defaults, where they are told, and what happens to bad ones."""
+"""Variables: their defaults, where they are documented, and what happens to bad ones."""
 
 import fcntl
 import os
@@ -312,7 +312,7 @@ def has_ipv6() -> bool:
 def test_no_parameter_of_the_url_is_ignored(
     program: Path, postgres_database: PostgresDatabase, parameters: str, word: str
 ) -> None:
-    """`ssl` is what the predecessor's driver calls `sslmode`."""
+    """The predecessor's driver calls `sslmode` `ssl`."""
     environment = dict(postgres_database.environment)
     environment["DATABASE_URL"] += f"?{parameters}"
     refused = run(program, **environment)
@@ -323,7 +323,7 @@ def test_no_parameter_of_the_url_is_ignored(
 
 @pytest.fixture(scope="module")
 def migrated(postgres: Postgres, program: Path) -> PostgresDatabase:
-    """To connect to in other ways."""
+    """A database to connect to in other ways."""
     database = postgres.create_database()
     assert run(program, "migrate", **database.environment).returncode == 0
     return database
@@ -332,7 +332,7 @@ def migrated(postgres: Postgres, program: Path) -> PostgresDatabase:
 def test_an_address_is_what_psql_takes(
     program: Path, migrated: PostgresDatabase, tmp_path: Path
 ) -> None:
-    """And the variables that psql reads, one of which is set to nothing in each: it is not set."""
+    """And the variables that psql reads, one of them empty each time: it counts as not set."""
     folder, port, name = migrated.server.socket_folder, migrated.server.port, migrated.name
     passwords = tmp_path / ".pgpass"
     escaped = PASSWORD.replace("\\", "\\\\").replace(":", "\\:")
@@ -505,7 +505,7 @@ def test_libpqs_variables_do_not_matter_to_sqlite(program: Path, tmp_path: Path)
 
 
 def failed_start(program: Path, **variables: str) -> str:
-    """The last thing that a start says that has waited in vain."""
+    """The last message of a start that has timed out waiting."""
     failed = run(
         program,
         cwd=Path("/"),
@@ -597,7 +597,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
 def test_a_start_that_fails_leaves_nothing_beside_the_file(
     program: Path, sqlite_database: SqliteDatabase, command: tuple[str, ...]
 ) -> None:
-    """As one of root's would: whoever comes after it could not write to what it has left."""
+    """Like a file of root's: later processes could not write to what it has left."""
     sqlite_database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, nam TEXT)")
     port = str(free_port())
     for _ in range(8):
@@ -612,7 +612,7 @@ def test_a_start_that_fails_leaves_nothing_beside_the_file(
 def test_a_sqlite_file_that_cannot_be_written_is_named(
     program: Path, folder_of_nobody: tuple[Path, str], suffix: str
 ) -> None:
-    """As after a visit of root, who has made the files beside it."""
+    """As when root has created the files next to it."""
     folder, user = folder_of_nobody
     file = folder / "wiki.db"
     assert run(program, "migrate", user=user, DATABASE_URL=f"sqlite://{file}").returncode == 0
@@ -629,7 +629,7 @@ def test_a_sqlite_file_that_cannot_be_written_is_named(
 def test_the_lock_of_a_start_is_not_on_the_database(
     program: Path, sqlite_database: SqliteDatabase
 ) -> None:
-    """Where SQLite and `flock` meet (macOS, NFS), it would shut SQLite out."""
+    """Where SQLite's locks and `flock` interact (macOS, NFS), it would lock SQLite out."""
     assert run(program, "migrate", **sqlite_database.environment).returncode == 0
     with sqlite_database.path.open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -642,7 +642,7 @@ def test_the_lock_of_a_start_is_not_on_the_database(
 
 
 def test_blanks_and_a_carriage_return_are_no_part_of_a_value(program: Path, tmp_path: Path) -> None:
-    """As an env file from Windows has them."""
+    """As in an env file from Windows."""
     done = run(program, "migrate", cwd=tmp_path, DATABASE_URL=" sqlite://wiki.db \r", RUST_LOG="\r")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "wiki.db").exists()

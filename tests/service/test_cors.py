@@ -1,4 +1,4 @@
-"""Pages of other origins: shut out, unless a variable lets them in."""
+"""Pages of other origins: refused, unless a variable allows them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Posts and users that are deleted, with what belongs to them and nothing else."""
+"""Deleting posts and users, with what belongs to them and nothing else."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +62,7 @@ def user(ada: httpx.Client) -> str:
 
 @pytest.fixture
 def post(ada: httpx.Client, user: str) -> str:
-    """By Ada, and of two texts."""
+    """By Ada, with two revisions."""
     path = f"/posts/{create_post(ada, int(user.split('/')[2]), 'first')['post_id']}"
     assert put(ada, path, "second").status_code == 200
     return path
@@ -201,7 +201,7 @@ def test_what_was_kept_in_memory_is_forgotten(
 
 
 def revise(database: Database, post: int, count: int) -> None:
-    """As if the post had been edited so often."""
+    """As if the post had been edited this often."""
     numbers = (
         "generate_series(1, {0}) AS n"
         if database.kind == "postgresql"
@@ -263,7 +263,7 @@ def test_a_post_takes_ten_thousand_comments_with_it(
 def test_what_takes_too_long_to_delete_is_all_there(
     postgres_database: PostgresDatabase, start_service: StartService, issuer: Issuer
 ) -> None:
-    """Somebody holds one of its revisions for longer than a statement may take."""
+    """One of its revisions is locked for longer than a statement may take."""
     service = start_service(postgres_database, EDITING="author", **issuer.variables)
     ada = as_(service, issuer.token("ada"))
     create_user(ada)
@@ -283,7 +283,7 @@ def test_what_takes_too_long_to_delete_is_all_there(
 def test_what_takes_too_long_to_delete_is_all_there_on_sqlite(
     sqlite_database: SqliteDatabase, start_service: StartService, issuer: Issuer
 ) -> None:
-    """The work ends with the answer: it does not go on to be done after all."""
+    """The work ends with the response: it is not done after all."""
     settings = {"EDITING": "author", **issuer.variables}
     service = start_service(sqlite_database, DATABASE_STATEMENT_TIMEOUT_SECONDS=0.05, **settings)
     ada = as_(service, issuer.token("ada"))
@@ -330,7 +330,7 @@ def test_a_post_that_is_written_meanwhile_keeps_its_user(
 def test_a_user_with_posts_stays_where_no_key_keeps_him(
     sqlite_database: SqliteDatabase, start_service: StartService, issuer: Issuer
 ) -> None:
-    """Tables of others may lack the foreign key."""
+    """Tables created by others may lack the foreign key."""
     sqlite_database.execute(
         "CREATE TABLE posts (post_id INTEGER PRIMARY KEY, content TEXT NOT NULL, "
         "user_id INTEGER NOT NULL, created_time TEXT NOT NULL)"

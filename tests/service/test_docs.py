@@ -1,4 +1,4 @@
-"""The documentation pages in a browser that reaches no other host."""
+"""The documentation pages in a browser that can reach no other host."""
 
 import json
 from collections.abc import Iterator

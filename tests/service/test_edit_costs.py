@@ -1,4 +1,4 @@
-"""Reads and edits of posts that were edited often cost what they cost of others."""
+"""Reads and edits cost the same for posts that were edited often."""
 
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from support.service import StartService
 
 
 def fill(database: Database, posts: int, revisions: int) -> None:
-    """So many posts, each of which was edited so often, but for once."""
+    """Creates this many posts with this many revisions each."""
 
     def numbers(count: int, name: str) -> str:
         if database.kind == "postgresql":
@@ -37,7 +37,7 @@ def fill(database: Database, posts: int, revisions: int) -> None:
 
 
 def blocks(database: PostgresDatabase) -> int:
-    """Which sessions have asked for, by the time that they are over."""
+    """The number of blocks that finished sessions have read."""
     sql = (
         "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)::bigint "
         "FROM pg_statio_user_tables WHERE relname IN ('posts', 'post_revisions')"
@@ -48,7 +48,7 @@ def blocks(database: PostgresDatabase) -> int:
 def test_reads_and_edits_touch_as_many_blocks(
     own_postgres: Postgres, start_service: StartService
 ) -> None:
-    """An edit goes to one index of all former texts, which may be deeper, and takes place there."""
+    """An edit writes to the index of all former texts, which may be deeper, and grows."""
     costs: dict[tuple[int, str], int] = {}
     for revisions in (1, 10):
         database = own_postgres.create_database()
@@ -100,7 +100,7 @@ def test_a_million_posts_of_ten_revisions(
     database: Database, start_service: StartService, long: bool
 ) -> None:
     if not long:
-        pytest.skip("takes minutes: with --long")
+        pytest.skip("takes minutes: run with --long")
     seconds: dict[tuple[int, str], float] = {}
     start_service(database).terminate()
     for revisions in (1, 10):

@@ -1,4 +1,4 @@
-"""Posts that are edited: `PUT /posts/{id}` with `If-Match`, for as long as `EDITING` allows it."""
+"""Editing posts: `PUT /posts/{id}` with `If-Match`, if `EDITING` allows it."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LARGEST_ID = 2**63 - 1
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """One where anyone may edit, on each kind of database."""
+    """A service where anyone may edit, on each kind of database."""
     directory = tmp_path_factory.mktemp(request.param)
     with shared(request, request.param, directory, EDITING="anyone") as one:
         yield one
@@ -33,7 +33,7 @@ def client(service: Service) -> httpx.Client:
 
 @pytest.fixture
 def post(client: httpx.Client) -> str:
-    """The path of a new one."""
+    """The path of a new post."""
     return f"/posts/{create_post(client, create_user(client)['id'], 'first')['post_id']}"
 
 
@@ -196,7 +196,7 @@ def test_a_post_that_is_given_to_another_user_has_another_tag(
 
 
 def start_again(database: Database) -> None:
-    """The numbers of posts, as a restore does."""
+    """Resets the numbers of posts, like a restore."""
     database.execute("DELETE FROM posts")
     if isinstance(database, SqliteDatabase):
         database.execute("DELETE FROM sqlite_sequence WHERE name = 'posts'")
@@ -221,7 +221,7 @@ def test_tags_do_not_come_again_after_a_restore(
     assert len(seen) == 10
 
 
-# As sqlx, SQLAlchemy and others write a time, and what they may have written without knowing it.
+# Times as written by sqlx, SQLAlchemy and others, some of them unintentionally.
 TIMES = [
     "2024-12-14 10:30:00.123456",
     "2024-12-14 10:30:00.123000",
@@ -241,7 +241,7 @@ TIMES = [
 def test_posts_of_others_are_edited_whatever_form_their_times_have(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
-    """SQLite keeps a time as a text, or as what else was written."""
+    """SQLite stores a time as text, or as whatever was written."""
     for sql in (
         "CREATE TABLE users (id INTEGER NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, "
         "created_time DATETIME NOT NULL)",
@@ -285,7 +285,7 @@ def edit_twice(client: httpx.Client, path: str) -> None:
 def test_the_previous_version_reads_and_writes_meanwhile(
     database: Database, start_service: StartService, previous: Path
 ) -> None:
-    """What it has written, before and after, is edited as well."""
+    """What it has written, before and after, can be edited as well."""
     old = start_service(database, version=previous)
     user = create_user(old.client)["id"]
     paths = [f"/posts/{create_post(old.client, user, 'first')['post_id']}"]
@@ -305,7 +305,7 @@ def test_the_previous_version_reads_and_writes_meanwhile(
 def test_an_interrupted_migration_is_finished(
     sqlite_database: SqliteDatabase, start_service: StartService, previous: Path
 ) -> None:
-    """SQLite's are no transactions: the process may have ended in the middle."""
+    """On SQLite they are not in a transaction: the process may have died halfway."""
     old = start_service(sqlite_database, version=previous)
     create_post(old.client, create_user(old.client)["id"], "first")
     old.terminate()
@@ -314,7 +314,7 @@ def test_an_interrupted_migration_is_finished(
 
 
 def test_two_writers_race(service: Service, client: httpx.Client, post: str, long: bool) -> None:
-    """Each time one is first and the other is told so, and no text is lost."""
+    """Each time one is first and the other gets a 412, and no text is lost."""
     races = 1000 if long else 200
     start, done = threading.Barrier(2), threading.Barrier(2)
     answers: list[list[httpx.Response]] = [[], []]

@@ -1,4 +1,4 @@
-"""The floors of src/, as docs/architecture.md has them, and no circles there or in cluster/src/."""
+"""The layers of src/, as in docs/architecture.md, and no cycles there or in cluster/src/."""
 
 import re
 from graphlib import TopologicalSorter
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# From the ground up: a file uses its own floor and those below it.
+# From the bottom up: a file uses its own layer and those below it.
 FLOORS = (
     {"clock", "config", "digits", "https", "id", "otel", "request"},
     {"telemetry"},

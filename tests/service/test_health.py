@@ -1,4 +1,4 @@
-"""Probes, and the order of a start."""
+"""Probes, and the order of startup."""
 
 import contextlib
 import subprocess
@@ -67,7 +67,7 @@ def test_it_waits_for_the_database_for_a_bounded_time(
 def test_it_waits_for_another_replicas_migration_for_a_bounded_time(
     postgres_database: PostgresDatabase, start_service: StartService
 ) -> None:
-    """Or for one that hangs: a lock on the table of migrations stands for it."""
+    """Or for one that hangs, simulated by a lock on the table of migrations."""
     assert start_service(postgres_database).terminate() == 0
     with postgres_database.connect() as other, other.transaction():
         other.execute("LOCK TABLE seaql_migrations")
@@ -93,7 +93,7 @@ def test_a_start_that_waits_for_anothers_migration_in_vain_says_so(
 
 @pytest.fixture
 def slow_schema(own_postgres: Postgres) -> PostgresDatabase:
-    """Where making the tables takes some seconds, as it does to rewrite large ones."""
+    """Where creating the tables takes some seconds, as rewriting large ones does."""
     database = own_postgres.create_database()
     database.execute(
         "CREATE FUNCTION sleep() RETURNS event_trigger LANGUAGE plpgsql "
@@ -132,7 +132,7 @@ def test_a_migration_ends_when_the_database_falls_silent(
 
 
 def test_a_busy_database_is_there(own_postgres: Postgres, start_service: StartService) -> None:
-    """And one that says nothing is not, however busy it was."""
+    """But a silent one is not, however busy it was."""
     database = own_postgres.create_database()
     service = start_service(database, DATABASE_POOL_SIZE=2, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
     user = create_user(service.client)
@@ -212,7 +212,7 @@ def test_healthcheck_of_a_service_without_its_database(
 
 
 def test_healthcheck_does_not_wait_for_ever(program: Path) -> None:
-    """A service that is stopped accepts connections, and never answers."""
+    """Like a service stopped by SIGSTOP, which accepts connections but never answers."""
     proxy = TcpProxy(free_port())
     proxy.silence()
     start = time.monotonic()

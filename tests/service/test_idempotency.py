@@ -1,4 +1,4 @@
-"""Writes that may be repeated: `Idempotency-Key`."""
+"""Repeatable writes: `Idempotency-Key`."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ def new_key() -> str:
 
 
 def post(client: httpx.Client, path: str, key: str | bytes, **body: Any) -> httpx.Response:
-    """With a key. Its index may still be built: a client is told to come again."""
+    """With a key. Its index may still be being built: then the client is told to retry."""
 
     def answer() -> httpx.Response | None:
         answer = client.post(path, json=body, headers={HEADER: key})
@@ -54,7 +54,7 @@ def body_for(client: httpx.Client, path: str) -> dict[str, Any]:
 
 
 def as_one(answers: list[httpx.Response]) -> httpx.Response:
-    """All of them are the same 201."""
+    """All of them get the same 201."""
     for answer in answers:
         assert answer.status_code == 201, answer.text
         assert answer.headers["location"] == answers[0].headers["location"]
@@ -76,7 +76,7 @@ def test_a_repeat_is_answered_as_the_first_and_adds_nothing(
 
 
 def test_only_the_fields_count(api: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    """Neither their order nor how they are written, and none that is ignored."""
+    """Neither the fields' order nor their spelling matters, nor those that are ignored."""
     key = new_key()
     first = post(api, path, key, **body)
     other = json.dumps({"ignored": 1} | dict(reversed(body.items())), indent=4)
@@ -178,7 +178,7 @@ def test_sixteen_at_once_write_one_row(api: httpx.Client, path: str, body: dict[
 def test_a_repeat_is_answered_as_at_the_creation(
     database: Database, start_service: StartService, path: str
 ) -> None:
-    """What the row has become since is another matter."""
+    """Whatever has happened to the row since."""
     service = start_service(database)
     body = body_for(service.client, path)
     first = post(service.client, path, "k", **body)
@@ -192,7 +192,7 @@ def test_a_repeat_is_answered_as_at_the_creation(
 def test_keys_outlive_the_process_and_the_version(
     database: Database, start_service: StartService, previous: Path
 ) -> None:
-    """The previous version serves, and writes, in between."""
+    """The previous version serves and writes in between."""
     new = start_service(database)
     body = body_for(new.client, "/posts")
     first = post(new.client, "/posts", "k", **body)
@@ -218,7 +218,7 @@ def test_keys_of_another_replica_are_known(
 def test_a_new_key_is_one_statement(
     own_postgres: Postgres, start_service: StartService, path: str
 ) -> None:
-    """And a request without one is the statement that it always was."""
+    """And a request without one runs the same statement as always."""
     database = own_postgres.create_database()
     database.execute(f"ALTER DATABASE {database.name} SET log_statement = 'all'")
     service = start_service(database)
@@ -242,7 +242,7 @@ def test_a_new_key_is_one_statement(
 def test_without_the_index_only_requests_with_a_key_wait(
     postgres_database: PostgresDatabase, start_service: StartService, path: str
 ) -> None:
-    """As right after an upgrade, or the restore of an older dump: a transaction holds it up."""
+    """As right after an upgrade, or the restore of an older dump: a transaction delays it."""
     service = start_service(postgres_database)
     body = body_for(service.client, path)
     first = post(service.client, path, "k", **body)

@@ -1,4 +1,4 @@
-"""With an issuer of tokens: who may write, and as whom."""
+"""With a token issuer: who may write, and as whom."""
 
 from collections.abc import Iterator
 from pathlib import Path

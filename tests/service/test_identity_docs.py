@@ -1,4 +1,4 @@
-"""The documentation pages while there is an issuer of tokens, with no other host to reach."""
+"""The documentation pages with a token issuer, and no other host reachable."""
 
 from collections.abc import Iterator
 

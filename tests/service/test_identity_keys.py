@@ -1,4 +1,4 @@
-"""The issuer's keys: where they come from, and what holds while they change or cannot be had."""
+"""The issuer's keys: where they come from, and what happens if they change or are unavailable."""
 
 import json
 import ssl
@@ -51,7 +51,7 @@ def has_keys(service: Service) -> bool:
 def test_a_real_provider(
     provider: real.Provider, start_service: StartService, algorithm: str
 ) -> None:
-    """Discovery, rotation, away and back."""
+    """Discovery, rotation, outage and recovery."""
     first, second = Key(algorithm, "first"), Key(algorithm, "second")
     provider.start(first)
     service = start_service(AUTH_ISSUER=provider.url, AUTH_AUDIENCE=AUDIENCE, AUTH_READ="token")
@@ -103,7 +103,7 @@ def test_a_start_does_not_wait_for_the_issuer(issuer: Issuer, start_service: Sta
 
 
 def test_a_flood_of_unknown_keys(issuer: Issuer, start_service: StartService) -> None:
-    """It makes ten calls a minute at most, and hides no rotation for longer than that takes."""
+    """It causes at most ten calls a minute, and hides no rotation for longer than that."""
     service = start_service(**issuer.variables)
     wait_until(lambda: has_keys(service), "the keys")
     before = fetches(issuer)
@@ -121,7 +121,7 @@ def test_a_flood_of_unknown_keys(issuer: Issuer, start_service: StartService) ->
     new = Key(kid="new")
     issuer.keys.append(new)
     token = issuer.token(key=new)
-    # Others go on.
+    # Others continue.
     wait_until(
         lambda: send(0) == 401 and ask(service, token).status_code == 404,
         "the new key to be found",
@@ -153,7 +153,7 @@ def test_one_call_for_all_who_wait(issuer: Issuer, start_service: StartService) 
 def test_a_key_that_is_gone_ends_what_it_verified(
     tmp_path: Path, issuer: Issuer, start_service: StartService
 ) -> None:
-    """A file is looked at every ten seconds, and nobody is called."""
+    """A file is checked every ten seconds, and nothing is called."""
     old, new = Key(kid="old"), Key(kid="new")
     keys = write_keys(tmp_path / "keys.json", old)
     service = start_service(**issuer.variables, AUTH_JWKS_FILE=keys)

@@ -1,4 +1,4 @@
-"""Tokens: those that are taken, and those that nobody should take."""
+"""Tokens: those that are accepted, and those that nobody should accept."""
 
 import base64
 import hashlib
@@ -46,7 +46,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def trap() -> Iterator[tuple[int, list[bytes]]]:
-    """A place that tokens point to, and who came."""
+    """A port that tokens point to, and its listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server.getsockname()[1], server
@@ -87,7 +87,7 @@ def test_each_algorithm_is_taken(service: Service, issuer: Issuer, key: Key) -> 
 
 
 def hostile(issuer: Issuer, port: int) -> dict[str, str]:
-    """By what is wrong with them."""
+    """Tokens by what is wrong with them."""
     now = int(time.time())
     good = issuer.token(key=RSA)
     header, payload, signature = good.split(".")
@@ -270,7 +270,7 @@ def test_two_headers_are_refused(service: Service, issuer: Issuer) -> None:
 def test_type_any_takes_what_says_nothing(
     issuer: Issuer, start_service: StartService, tmp_path: Path
 ) -> None:
-    """And a set of one key needs no kid."""
+    """And a set with a single key needs no kid."""
     keys = write_keys(tmp_path / "keys.json", Key("ES256", None))
     key = Key("ES256", None)
     write_keys(keys, key)
@@ -289,7 +289,7 @@ def test_type_any_takes_what_says_nothing(
 
 
 def test_a_verified_token_ends(service: Service, issuer: Issuer) -> None:
-    """With its exp, though it is remembered."""
+    """At its exp, although it is cached."""
     token = issuer.token(key=RSA, exp=int(time.time()) - 57)
     problem(ask(service, token), 404)
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""With an issuer of tokens: repeated writes, kept answers, and the index of subjects."""
+"""With a token issuer: repeated writes, cached responses, and the index of subjects."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ def test_a_repeat_makes_ones_user_once(service: Service, issuer: Issuer) -> None
     again = post(ada, "/users", "another", name="Ada")
     problem(again, 409)
     assert again.headers["location"] == made[0].headers["location"]
-    # By no key was anything written that was refused.
+    # Refused requests have written nothing under any key.
     assert post(ada, "/users", "another", name="Eve").status_code == 409
     bob = as_(service, issuer.token("bob"))
     assert post(bob, "/users", "k", name="Bob").status_code == 201, "a key is its caller's own"
@@ -115,7 +115,7 @@ def test_authorization_comes_before_the_cache(
 def test_without_the_index_of_subjects_the_rest_goes_on(
     postgres_database: PostgresDatabase, start_service: StartService, issuer: Issuer
 ) -> None:
-    """As right after an upgrade: a long transaction holds it up."""
+    """As right after an upgrade: a long transaction delays it."""
     service = start_service(postgres_database, **issuer.variables)
     ada, bob = as_(service, issuer.token("ada")), as_(service, issuer.token("bob"))
     user = create_user(ada)

@@ -44,7 +44,7 @@ def migrate(program: Path, database: PostgresDatabase, **variables: str) -> None
 
 
 def fill(database: PostgresDatabase, posts: int) -> None:
-    """Ten users, and so many posts by them."""
+    """Creates ten users, and this many posts by them."""
     database.execute(
         "INSERT INTO users (name, created_time) SELECT 'x', now() FROM generate_series(1, 10); "
         "INSERT INTO posts (content, user_id, created_time) "
@@ -64,7 +64,7 @@ def before(postgres_database: PostgresDatabase, previous: Path) -> PostgresDatab
 
 @pytest.fixture
 def unindexed(postgres_database: PostgresDatabase, program: Path) -> PostgresDatabase:
-    """As the previous version leaves it, but for the schema: that waits for who holds a table."""
+    """As the previous version leaves it, except the schema: migrations wait for table locks."""
     migrate(program, postgres_database)
     postgres_database.execute(f"DROP INDEX {INDEX}")
     return postgres_database
@@ -72,7 +72,7 @@ def unindexed(postgres_database: PostgresDatabase, program: Path) -> PostgresDat
 
 @contextlib.contextmanager
 def held(database: PostgresDatabase) -> Iterator[psycopg.Connection]:
-    """While a transaction is open that has seen the posts, as that of a dump: no build ends."""
+    """Keeps a transaction open that has seen the posts, like a dump: no build can finish."""
     with database.connect() as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT FROM posts LIMIT 1")
@@ -88,7 +88,7 @@ def wait_until_held(database: PostgresDatabase) -> None:
 
 @contextlib.contextmanager
 def writing(service: Service) -> Iterator[list[int]]:
-    """A client that writes all the time, and the statuses of its answers."""
+    """A client that writes constantly, and the statuses of its responses."""
     statuses: list[int] = []
     done = threading.Event()
 
@@ -123,7 +123,7 @@ def test_the_previous_version_writes_while_this_one_builds(
 
 
 def dumping(database: PostgresDatabase) -> subprocess.Popen[bytes]:
-    """A dump that writes more than its pipe holds, and goes on when that is read."""
+    """A dump that writes more than its pipe holds, and continues when that is read."""
     command = [databases.program("pg_dump")]
     dump = subprocess.Popen(command, env=dumps.environment(database), stdout=subprocess.PIPE)
     copying = (
@@ -136,7 +136,7 @@ def dumping(database: PostgresDatabase) -> subprocess.Popen[bytes]:
 def test_a_schema_waits_for_a_dump_and_nobody_for_the_schema(
     before: PostgresDatabase, start_service: StartService, previous: Path, long: bool
 ) -> None:
-    """Which holds every table to its end. The previous version writes meanwhile."""
+    """A dump locks every table until it ends. The previous version writes meanwhile."""
     fill(before, 100_000 if long else 20_000)
     old = start_service(before, version=previous)
     with writing(old) as statuses:
@@ -313,7 +313,7 @@ def test_a_build_is_begun_again_on_a_server_that_comes_back(
 def test_an_index_that_is_gone_is_built_anew(
     before: PostgresDatabase, start_service: StartService
 ) -> None:
-    """As after the restore of a dump that does not have it."""
+    """As after restoring a dump without it."""
     service = start_service(before)
     create_user(service.client)
     wait_until_served(service)

@@ -28,8 +28,8 @@ SLOW_BODY = (
 
 
 def drip(client: socket.socket, piece: bytes) -> bytes:
-    """Sends a piece now and then, which defeats a limit on mere inactivity, until the other side
-    has closed; returns what it said."""
+    """Sends a piece now and then, which defeats a mere idle timeout, until the other side has
+    closed; returns what it received."""
     received = b""
     client.settimeout(0.1)
 
@@ -125,7 +125,7 @@ def test_a_client_that_never_reads_is_cut_off(
 def test_answers_that_nobody_takes_do_not_fill_the_memory(
     database: Database, start_service: StartService
 ) -> None:
-    """A post and a list of posts, asked for by a thousand clients that never read."""
+    """A post and a list of posts, requested by a thousand clients that never read."""
     service = start_service(database, REQUEST_TIMEOUT_SECONDS=3)
     user = create_user(service.client)["id"]
     post = create_post(service.client, user, "😀" * 100_000)
@@ -161,7 +161,7 @@ def test_no_room_for_an_answer_is_said_and_may_be_tried_again(
     service = start_service(sqlite_database, REQUEST_TIMEOUT_SECONDS=60)
     user = create_user(service.client)["id"]
     path = f"/posts/{create_post(service.client, user)['post_id']}"
-    # As an adopted one may be: more than the kernel takes for a client.
+    # As an adopted post may be: larger than the kernel's buffers for a client.
     sqlite_database.execute("UPDATE posts SET content = printf('%.*c', 20000000, 'x')")
     with contextlib.ExitStack() as clients:
         for _ in range(3):
@@ -170,14 +170,14 @@ def test_no_room_for_an_answer_is_said_and_may_be_tried_again(
             client.connect((service.host, service.port))
             client.sendall(GET.replace(b"/livez", path.encode()))
             assert client.recv(12) == b"HTTP/1.1 200"
-        # A body, though it be empty, brings no room along.
+        # A request body, even an empty one, does not change that.
         for body in (None, b"", b"x"):
             headers = {} if body is None else {"content-length": str(len(body))}
             refused = service.client.request("GET", path, content=body, headers=headers)
             assert "answers" in problem(refused, 503)["detail"]
             assert refused.headers["retry-after"] == "1"
         assert service.client.get(f"/users/{user}").status_code == 200
-        # What was written is told.
+        # The response to a write is still sent.
         content = "x" * 100_000
         assert create_post(service.client, user, content)["content"] == content
 
@@ -227,7 +227,7 @@ HALF_CLOSED = (
 def test_a_client_that_ends_its_side_gets_its_answer(
     shared_service: Service, request_: bytes
 ) -> None:
-    """As `nc -N` does."""
+    """Like `nc -N`."""
     create_user(shared_service.client)
     client = shared_service.connect()
     client.sendall(request_)
@@ -260,7 +260,7 @@ def test_a_client_that_ends_its_side_is_not_waited_for_for_ever(
 
 
 def requests_in_flight(service: Service) -> float:
-    """Without the one that asks."""
+    """Without the current one."""
     return metrics(service)["http_requests_in_flight"] - 1
 
 
@@ -326,7 +326,7 @@ def answers(service: Service) -> bool:
 
 
 def test_tcp_nodelay(shared_service: Service) -> None:
-    """Asked of the kernel about the service's own end of a connection."""
+    """Asks the kernel about the service's own end of a connection."""
     client = shared_service.connect()
     client.sendall(GET)
     assert client.recv(65536)

@@ -16,7 +16,7 @@ LISTS = ["/users", "/posts", "/users/1/posts"]
 
 
 def follow(client: httpx.Client, path: str) -> Iterator[list[dict[str, Any]]]:
-    """The pages of a list, by their links."""
+    """The pages of a list, following the links."""
     while True:
         answer = client.get(path)
         assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""What an operator reads: one line per request, and nothing secret."""
+"""The log: one line per request, and nothing secret."""
 
 import json
 import os
@@ -191,7 +191,7 @@ class Terminal:
 def test_a_terminal_gets_text_unless_told_otherwise(
     program: Path, tmp_path: Path, chosen: dict[str, str]
 ) -> None:
-    """With nothing set at all, as `cargo run` has it: the first lines say where everything is."""
+    """With nothing set at all, as with `cargo run`: the first lines say where everything is."""
     terminal = Terminal()
     service = Service(program, tmp_path, chosen, stdout=terminal.slave, stderr=terminal.slave)
     try:
@@ -270,7 +270,7 @@ def test_a_line_stays_one_line_whatever_the_path(shared_service: Service) -> Non
 
 
 def test_a_query_is_not_logged(shared_service: Service) -> None:
-    """It is the place where clients put what they should not."""
+    """It is where clients put what they should not."""
     answer = shared_service.client.get("/users/1?token=t0p-s3cr3t")
     assert shared_service.lines_of(answer.headers["x-request-id"])
     assert "t0p-s3cr3t" not in shared_service.text
@@ -313,7 +313,7 @@ def test_it_serves_on_when_nobody_reads_its_log(program: Path, tmp_path: Path) -
 
 
 def test_it_serves_on_while_its_log_is_stuck(program: Path, tmp_path: Path) -> None:
-    """As where a container's log driver hangs: the pipe is open and full."""
+    """As when a container's log driver hangs: the pipe is open and full."""
     reader, writer = os.pipe()
     service = Service(program, tmp_path, {"LOG_FORMAT": "json"}, stdout=writer, stderr=writer)
     os.close(writer)

@@ -1,4 +1,4 @@
-"""Pictures and attachments: what is taken, and how it is served. Who may is another file."""
+"""Pictures and attachments: what is accepted, and how it is served."""
 
 import contextlib
 import itertools
@@ -66,14 +66,14 @@ def attachment(client: httpx.Client, post: int, content: bytes = b"notes", **hea
 
 @pytest.fixture(scope="module")
 def posts(client: httpx.Client) -> Iterator[int]:
-    """Each as often as it has room for an attachment."""
+    """Yields each post as often as it has room for an attachment."""
     user = create_user(client)["id"]
     return (post for _ in itertools.count() for post in [create_post(client, user)["post_id"]] * 10)
 
 
 @pytest.fixture(scope="module", params=["picture", "attachment"])
 def blob(request: pytest.FixtureRequest, client: httpx.Client) -> str:
-    """Where the bytes of PNG are."""
+    """The path of a PNG."""
     user = create_user(client)["id"]
     post = create_post(client, user)["post_id"]
     if request.param == "attachment":
@@ -190,7 +190,7 @@ def test_how_large(client: httpx.Client, user: int, post: int) -> None:
 
 
 def test_polyglots_are_what_they_begin_as(client: httpx.Client, user: int, post: int) -> None:
-    """And nothing that a browser would run."""
+    """And never as anything that a browser would run."""
     for content in (GIF + HTML, b"GIF89a/*" + b"=1;*/=alert(1)", JPEG + HTML, PNG + SVG):
         put_picture(client, user, content)
         paths = (f"/users/{user}/picture", attachment(client, post, content))
@@ -201,7 +201,7 @@ def test_polyglots_are_what_they_begin_as(client: httpx.Client, user: int, post:
 
 
 def test_all_other_attachments_are_downloads(client: httpx.Client, posts: Iterator[int]) -> None:
-    """Whatever they are said to be."""
+    """Whatever their declared type."""
     for content in (HTML, SVG, b"%PDF-1.7", b"PK\x03\x04", b"\0", b"\xef\xbb\xbf"):
         for type_ in ("", "text/html", "image/svg+xml", "image/png", "nonsense"):
             headers = {"content_type": type_} if type_ else {}
@@ -307,7 +307,7 @@ def test_conditions_and_ranges(client: httpx.Client, blob: str) -> None:
         if_range = {"if-range": named.encode("latin-1")}
         answer = client.get(blob, headers=part | if_range)
         assert (answer.status_code, answer.content) == (200, PNG), named
-        # What there is no more of it, is no reason to refuse it.
+        # Then an unsatisfiable range is no reason to refuse it.
         assert client.get(blob, headers={"range": "bytes=9999-"} | if_range).content == PNG
 
 
@@ -359,7 +359,7 @@ def test_an_attachment(client: httpx.Client, post: int) -> None:
 
 
 def test_a_post_has_ten_attachments(client: httpx.Client, database: Database, user: int) -> None:
-    """Of twenty at a time, too, and again once there is room."""
+    """Even of twenty at once, and again once there is room."""
     post, other = (create_post(client, user)["post_id"] for _ in range(2))
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: attach(client, post, b"%d" % n), range(20)))
@@ -414,7 +414,7 @@ def test_what_a_file_is_called(client: httpx.Client, posts: Iterator[int]) -> No
 
 
 def filename(header: str) -> str:
-    """By RFC 6266 and 8187 alone."""
+    """By RFC 6266 and 8187 only."""
     kind, _, rest = header.partition('; filename="')
     plain, _, extended = rest.partition("; filename*=UTF-8''")
     assert (kind, plain[-1]) == ("attachment", '"')
@@ -527,7 +527,7 @@ def blocked(database: Database) -> Iterator[None]:
 def test_to_set_a_picture_may_be_tried_again(
     client: httpx.Client, database: Database, user: int, post: int
 ) -> None:
-    """It sets the same one. To add an attachment may add another."""
+    """Retrying sets the same picture. Adding an attachment again may add another."""
     with blocked(database):
         again = put_picture(client, user)
         once = attach(client, post)

@@ -1,4 +1,4 @@
-"""Whose pictures and attachments may be set, added and deleted, by `EDITING`."""
+"""Who may set, add and delete pictures and attachments, by `EDITING`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def issuer() -> Iterator[Issuer]:
 
 @dataclass
 class Wiki:
-    """Ada and Bob are users, Eve is none yet; the post is Ada's."""
+    """Ada and Bob are users, Eve is not one yet; the post is Ada's."""
 
     database: Database
     service: Service
@@ -204,7 +204,7 @@ def test_anyone_deletes_nothing(
 
 
 def test_what_is_refused_first(wiki: Wiki) -> None:
-    """A token, the media type, what is in it, the id, and then whose it is."""
+    """The token, the media type, the content, the id, and then the owner."""
     other = f"/users/{wiki.ada_id}/picture"
     problem(wiki.service.client.put("/users/x/picture", content=b"x", headers=bearer("x")), 401)
     problem(wiki.bob.put(other, content=b"x", headers={"content-type": "text/plain"}), 415)

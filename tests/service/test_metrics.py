@@ -1,4 +1,4 @@
-"""/metrics, as promtool judges it and as a Prometheus uses it."""
+"""/metrics, checked by promtool and scraped by a Prometheus."""
 
 import random
 import string
@@ -40,7 +40,7 @@ def test_all_are_there_from_the_start(database: Database, start_service: StartSe
 
 
 def test_cpu_time_moves_in_fractions_of_a_second(api: httpx.Client) -> None:
-    """Else `rate()` is zero with spikes."""
+    """Otherwise `rate()` is zero with spikes."""
 
     def seconds() -> float:
         return metrics(api)["process_cpu_seconds_total"]
@@ -204,7 +204,7 @@ def test_waiting_for_sqlites_one_writer_is_an_acquire_timeout(
 def test_a_silent_database_is_no_acquire_timeout(
     own_postgres: Postgres, start_service: StartService
 ) -> None:
-    """Else the alert would ask for a larger pool."""
+    """Otherwise the alert would suggest a larger pool."""
     service = start_service(own_postgres.create_database())
     own_postgres.pause()
     for _ in range(3):

@@ -76,7 +76,7 @@ def test_json_and_yaml_say_the_same(api: httpx.Client, document: dict[str, Any])
 
 
 def test_ids_are_all_that_64_bits_hold(document: dict[str, Any]) -> None:
-    """In whole numbers: generated validation compares with what is written here."""
+    """As whole numbers: generated validation compares with what is written here."""
     text = json.dumps(document)
     assert text.count('"int64"') == text.count('"maximum": 9223372036854775807,') > 5
     assert "exclusiveM" not in text
@@ -85,7 +85,7 @@ def test_ids_are_all_that_64_bits_hold(document: dict[str, Any]) -> None:
 
 
 def test_users_and_posts_come_first(api: httpx.Client, document: dict[str, Any]) -> None:
-    """In the pages, too, which show what they hold in its order."""
+    """In the pages, too, which keep this order."""
     order = ["Users", "Posts", "Comments", "Reactions", "Operations"]
     assert [tag["name"] for tag in document["tags"]] == order
     operations = [o for item in document["paths"].values() for o in item.values()]
@@ -248,7 +248,7 @@ def test_patterns_mean_the_same_in_every_dialect_and_here(
     )
     for judge in judges:
         assert judge(search, ["two words", "x"]) == [True, True], judge.__name__
-        # NUL is what ends a text for grep.
+        # NUL ends a text for grep.
         assert judge == dialects.pcre2 or judge(search, ["a\0b"]) == [False], judge.__name__
     tags = next(pattern for pattern in patterns if "W/" in pattern)
     for judge in judges:

@@ -1,4 +1,4 @@
-"""The pages lead somewhere, and docs/reliability.md claims nothing without a test."""
+"""Links in the pages work, and docs/reliability.md claims nothing without a test."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def test_every_test_that_it_names_is_there() -> None:
 
 
 def test_everything_long_has_its_figures() -> None:
-    """Each test that reports figures has run at length, and they are in the page."""
+    """Each test that reports figures has had a long run, whose figures are in the page."""
     figures = PAGE.partition("<!-- figures -->")[2]
     for path in sorted((ROOT / "tests/faults").glob("test_*.py")):
         for definition in re.split(r"\n(?=def )", path.read_text()):
@@ -42,7 +42,7 @@ def test_everything_long_has_its_figures() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """The anchors of its headings, as on GitHub."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 

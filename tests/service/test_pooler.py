@@ -16,7 +16,7 @@ from support.pooler import Pooler
 from support.service import Service, StartService
 from support.wait import wait_until
 
-# Sessions of the server that many clients share, in transaction mode.
+# Server sessions shared by many clients, in transaction mode.
 SHARED = 3
 
 
@@ -42,7 +42,7 @@ SHARED = 3
         ),
         (
             "trixie",
-            # As operators set it up: what is asked of a session is passed over without a word.
+            # As operators configure it: session parameters are silently ignored.
             {
                 "pool_mode": "transaction",
                 "default_pool_size": SHARED,
@@ -65,7 +65,7 @@ def pooler(request: pytest.FixtureRequest, postgres_database: PostgresDatabase) 
 
 
 def connect(pooler: Pooler, database: PostgresDatabase) -> psycopg.Connection:
-    """As another client of the same pooler: one that sets nothing and prepares nothing."""
+    """Like another client of the same pooler: one that sets nothing and prepares nothing."""
     return psycopg.connect(
         host="127.0.0.1",
         port=pooler.port,
@@ -88,7 +88,7 @@ def test_a_failed_start_ends_with_what_the_pooler_says(
 
 
 def use(service: Service, number: int) -> None:
-    """What a client does, and whether each answer is to its own question."""
+    """What a client does, and whether each response belongs to its own request."""
     with httpx.Client(base_url=service.url, timeout=30) as client:
         for turn in range(4):
             user = create_user(client, f"user {number}-{turn}")
@@ -107,7 +107,7 @@ def test_requests_do_not_meet_each_others_sessions(
     with connect(pooler, postgres_database) as other, ThreadPoolExecutor(10) as clients:
         show = "SHOW statement_timeout"
         before = other.execute(show).fetchone()
-        # Together, so that they also take turns to make the schema.
+        # Together, so that they also take turns at creating the schema.
         replicas = [start_service(until="nothing", **settings) for _ in range(2)]
         for replica in replicas:
             replica.wait_until_ready()
@@ -124,7 +124,7 @@ def test_requests_do_not_meet_each_others_sessions(
 
 
 def assert_nothing_is_left(pooler: Pooler, database: PostgresDatabase) -> None:
-    """In any of the server's sessions: a transaction in each of them at a time holds them all."""
+    """In each of the server's sessions: concurrent transactions use all of them."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(connect(pooler, database)) for _ in range(SHARED)]
         for session in sessions:
@@ -156,7 +156,7 @@ def test_an_index_is_built_behind_a_pooler_too(
     start_service: StartService,
     previous: Path,
 ) -> None:
-    """Two replicas take turns by a lock that no session of the pooler's keeps."""
+    """Two replicas take turns with a lock that no session of the pooler holds."""
     old = start_service(postgres_database, version=previous)
     create_post(old.client, create_user(old.client)["id"])
     settings = postgres_database.environment_at(pooler.port)

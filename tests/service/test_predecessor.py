@@ -1,4 +1,4 @@
-"""Ours beside the predecessor, on odd requests: what differs is what docs/predecessor.md says."""
+"""Our service and the predecessor on unusual requests: they differ as docs/predecessor.md says."""
 
 import gzip
 import json
@@ -48,7 +48,7 @@ def with_other(value: str) -> Request:
 
 
 NAMED = b'{"name": "x"}'
-# What is asked, and the status of both, or the predecessor's and ours.
+# The request, and the status of both, or the predecessor's and ours.
 TABLE: list[tuple[Request, int] | tuple[Request, int, int]] = [
     # Paths
     *(
@@ -93,7 +93,7 @@ TABLE: list[tuple[Request, int] | tuple[Request, int, int]] = [
     (coded("identity", NAMED), 201),
     (coded("gzip", gzip.compress(NAMED)), 400, 415),
     (coded("gzip", NAMED), 201, 415),
-    # Bodies that are no object, or no JSON
+    # Bodies that are not an object, or not JSON
     *((user(body), 422) for body in ("", "{}", "null", "[]", '"x"', "5", "{", '{"name": "x",}')),
     *((user(body), 422) for body in ("{'name': 'x'}", '{"name": "x"} x', '{"name": "x"}{}')),
     *((with_other(value), 422) for value in ("01", "+1", "1.", '"\\x"', '"a\tb"', "x")),
@@ -162,7 +162,7 @@ def shape(value: Any) -> Any:
 def servers(
     program: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[int, int]]:
-    """The ports of both, on the same tables."""
+    """The ports of both, which run on the same tables."""
     directory, database = tmp_path_factory.mktemp("predecessor"), postgres.create_database()
     ours = Service(program, directory, database.environment).wait_until_ready()
     theirs = Predecessor(directory, database)
@@ -185,4 +185,4 @@ def test_statuses_and_shapes(servers: tuple[int, int]) -> None:
             wrong.append(f"{shown}{theirs[1:]} {ours[1:]}")
         if ours[0] >= 400 and request[0] != "HEAD" and ours[1] != "application/problem+json":
             wrong.append(f"{shown}{ours[1]}")
-    assert wrong == [], "\n".join(["docs/predecessor.md does not list all that differs:", *wrong])
+    assert wrong == [], "\n".join(["docs/predecessor.md does not list all differences:", *wrong])

@@ -1,4 +1,4 @@
-"""Every error that is not validation: its status, its headers, its body."""
+"""Every error other than validation: status, headers, body."""
 
 import contextlib
 import gzip
@@ -79,7 +79,7 @@ def test_a_compressed_body(api: httpx.Client, coding: str) -> None:
 
 
 def test_no_content_type_is_taken_as_json(api: httpx.Client) -> None:
-    """As FastAPI did for years."""
+    """Like FastAPI for years."""
     assert api.post("/users", content=b'{"name": "x"}').status_code == 201
 
 
@@ -89,7 +89,7 @@ def test_a_content_type_with_a_charset(api: httpx.Client) -> None:
 
 
 def filled(size: int) -> bytes:
-    """A user of `size` bytes, all of them read before it can be judged."""
+    """A user of `size` bytes, all of which have to be read first."""
     return b'{"name":"x"' + b" " * (size - 12) + b"}"
 
 
@@ -113,7 +113,7 @@ def test_a_body_beyond_the_limit(api: httpx.Client, path: str) -> None:
 def test_curl_hears_that_its_body_is_too_large(
     shared_service: Service, tmp_path: Path, megabytes: int
 ) -> None:
-    """Which takes a service that reads on for a while: curl sends before it listens."""
+    """For this the service has to keep reading for a while: curl sends before it listens."""
     body = tmp_path / "body"
     body.write_bytes(filled(megabytes * LIMIT))
     for expect in ("Expect:", "Expect: 100-continue"):
@@ -185,8 +185,8 @@ def test_an_error_inside_says_nothing_of_its_cause(
 def test_a_connection_lives_on_or_says_that_it_ends(
     shared_service: Service, head: bytes, status: bytes
 ) -> None:
-    """A body that is not of interest arrives after its header, as most clients and proxies send
-    it. If the connection then ended without a word, the next request on it would be lost."""
+    """An unneeded body arrives after its header, as most clients and proxies send it. If the
+    connection then closed without a word, the next request on it would be lost."""
     body = b'{"name": "x"}'
     with socket.create_connection((shared_service.host, shared_service.port), timeout=10) as client:
         client.sendall(head + b"\r\nhost: wiki\r\ncontent-length: %d\r\n\r\n" % len(body))

@@ -1,4 +1,4 @@
-"""How often anybody may call, by RATE_LIMIT_PER_SECOND."""
+"""Rate limits with RATE_LIMIT_PER_SECOND."""
 
 import ipaddress
 import time
@@ -14,7 +14,7 @@ from support.service import Service, StartService, metrics
 from support.tokens import ADMIN, Issuer, bearer
 from support.wait import wait_until
 
-# So slow that nothing comes back during a test.
+# So slow that nothing is refilled during a test.
 SLOW = {"RATE_LIMIT_PER_SECOND": 0.01, "RATE_LIMIT_BURST": 3}
 LOOPBACK = {"TRUSTED_PROXIES": "127.0.0.0/8"}
 ADDRESS, SUBJECT = (f'rate_limited_total{{by="{by}"}}' for by in ("address", "subject"))
@@ -34,7 +34,7 @@ def status(
 
 
 def exhaust(service: Service, forwarded: str | None = None) -> None:
-    """Takes all three of SLOW."""
+    """Uses up all three of SLOW."""
     assert [status(service, forwarded) for _ in range(4)] == [404, 404, 404, 429]
 
 
@@ -161,7 +161,7 @@ def test_bad_tokens_are_refused_before_they_are_looked_at(
     assert {n: v for n, v in after.items() if n.startswith("auth_refusals")} == {
         n: v for n, v in before.items() if n.startswith("auth_refusals")
     }
-    assert status(service, **known) == 404, "a known caller goes on"
+    assert status(service, **known) == 404, "a known caller is still served"
 
 
 @pytest.mark.parametrize("with_tokens", [False, True])
@@ -230,7 +230,7 @@ def flood(service: Service, count: int) -> None:
 
 
 def test_a_flood_of_addresses(start_service: StartService, long: bool) -> None:
-    """It takes no memory, and pushes out nobody who has nothing left."""
+    """It takes no memory, and evicts nobody who has used up their limit."""
     count = 1_000_000 if long else 5000
     service = start_service(**SLOW, **LOOPBACK, RUST_LOG="warn")
     process = psutil.Process(service.process.pid)

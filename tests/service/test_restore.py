@@ -1,4 +1,4 @@
-"""A database that is replaced while the service runs, as a restore does it: in one transaction."""
+"""A database that is replaced while the service runs, like a restore: in one transaction."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from support.databases import PostgresDatabase
 from support.service import Service, StartService
 from support.wait import wait_until
 
-# What an older dump leaves: one that knows fewer migrations; the predecessor's knows none.
+# What an older dump leaves: one with fewer migrations; the predecessor's has none.
 OLDER = """
 DROP SCHEMA public CASCADE;
 CREATE SCHEMA public;
@@ -24,7 +24,7 @@ INSERT INTO posts (content, user_id, created_time) VALUES ('Old', 1, '2024-12-14
 
 @pytest.fixture
 def replaced(postgres_database: PostgresDatabase, start_service: StartService) -> Service:
-    """A service, all of whose connections know its statements, and under which the data changes."""
+    """A service whose connections have all prepared its statements, while the data changes."""
     service = start_service(postgres_database, EDITING="anyone")
     create_post(service.client, create_user(service.client, name="New")["id"])
     read = [*["/users/1", "/posts/1"] * 50, "/readyz"]
@@ -44,7 +44,7 @@ def test_an_older_dump_is_brought_up_to_date_without_anybodys_help(
             return {answer.status_code for answer in pool.map(client.get, paths)} == {200}
 
     wait_until(settled, "every answer to be a 200 again")
-    # What a connection has prepared for the tables of before is no mistake of the service's.
+    # Statements prepared for the old tables are not the service's mistake.
     assert not [line for line in replaced.text.splitlines() if "ERROR" in line and "plan" in line]
     assert replaced.client.get("/users/1").json()["name"] == "Ada"
     assert create_post(replaced.client, create_user(replaced.client)["id"])["post_id"] == 2

@@ -1,4 +1,4 @@
-"""What posts were: their revisions, and how two of them differ."""
+"""Post history: revisions, and diffs between two of them."""
 
 import random
 import subprocess
@@ -35,7 +35,7 @@ def client(service: Service) -> httpx.Client:
 
 
 def new_post(client: httpx.Client, *texts: str) -> str:
-    """The path of a post that has had these texts."""
+    """The path of a post with these revisions."""
     first, *others = texts
     path = f"/posts/{create_post(client, create_user(client)['id'], first)['post_id']}"
     for text in others:
@@ -143,7 +143,7 @@ def test_a_diff_is_unified_text(client: httpx.Client) -> None:
 
 
 def patch(folder: Path, text: str, changes: str) -> str:
-    """What `patch` makes of a text."""
+    """The result of `patch` on a text."""
     (folder / "text").write_bytes(text.encode())
     command = ["patch", "--binary", "--unified", "--silent", "--force", "text"]
     subprocess.run(command, input=changes.encode(), cwd=folder, check=True)
@@ -194,7 +194,7 @@ def test_a_hard_diff_is_right_and_in_time(
 def test_hard_diffs_stop_nobody(
     service: Service, client: httpx.Client, hard: tuple[str, list[str]]
 ) -> None:
-    """Two at a time are made, and others are served meanwhile."""
+    """Two run at a time, and other requests are served meanwhile."""
     path, _ = hard
 
     def compare(_: int) -> httpx.Response:
@@ -224,7 +224,7 @@ def issuer() -> Iterator[Issuer]:
 def known(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, issuer: Issuer
 ) -> Iterator[tuple[str, Service]]:
-    """A service where everybody who writes is known, and its `EDITING`."""
+    """A service where all writers are known, and its `EDITING`."""
     kind, editing = request.param
     directory = tmp_path_factory.mktemp(f"{kind}-{editing}")
     with shared(request, kind, directory, EDITING=editing, **issuer.variables) as one:

@@ -12,7 +12,7 @@ from support.net import free_port
 from support.service import StartService, environment
 from support.wait import wait_until
 
-# As SQLAlchemy 2 makes them from the predecessor's models.
+# As created by SQLAlchemy 2 from the predecessor's models.
 PREDECESSOR = """
 CREATE TABLE users (
     id SERIAL NOT NULL,
@@ -119,8 +119,8 @@ def test_a_migrated_database_is_left_as_it_is(
 def test_an_adopted_schema_is_a_fresh_schema(
     predecessors: PostgresDatabase, start_service: StartService
 ) -> None:
-    """What one version of the service works on does not depend on who made it. (A varchar without
-    a length is a text.)"""
+    """The schema that a version works on does not depend on who created it. (A varchar without a
+    length is a text.)"""
     fresh = predecessors.server.create_database()
     start_service(predecessors)
     start_service(fresh)
@@ -224,7 +224,7 @@ def test_what_is_in_the_way_of_the_adoption_is_named(
 def test_a_varchar_is_left_as_it_is(
     predecessors: PostgresDatabase, start_service: StartService
 ) -> None:
-    """It need not be a text; one that is too short for what the service takes becomes one."""
+    """It need not be a text; a column too short for what the service accepts becomes one."""
     predecessors.execute("CREATE VIEW names AS SELECT name FROM users")
     predecessors.execute("ALTER TABLE posts ALTER content TYPE varchar(20)")
     client = start_service(predecessors).client
@@ -268,7 +268,7 @@ def test_columns_that_were_changed_after_the_adoption_are_named(
 def test_times_that_python_cannot_hold_are_its_first_and_last(
     predecessors: PostgresDatabase, start_service: StartService, kind: str
 ) -> None:
-    """asyncpg reads the two infinities so. A NULL was a 500, and is."""
+    """asyncpg reads the two infinities so. A NULL was a 500, and still is."""
     first, last = "0001-01-01T00:00:00.000000", "9999-12-31T23:59:59.999999"
     expected = {
         "infinity": last,
@@ -387,7 +387,7 @@ def test_migrate_says_when_it_cannot(program: Path, postgres_database: PostgresD
 
 
 def test_migrate_can_be_stopped_while_it_waits(program: Path) -> None:
-    """By a signal that it listens for: process 1 of a container is ended by no other."""
+    """By a signal that it handles: nothing else ends process 1 of a container."""
     url = f"postgres://wiki@127.0.0.1:{free_port()}/wiki"
     process = subprocess.Popen(
         [program, "migrate"],
@@ -407,8 +407,8 @@ def test_migrate_can_be_stopped_while_it_waits(program: Path) -> None:
 def test_a_migration_waits_for_its_turn_and_lets_others_pass(
     predecessors: PostgresDatabase, start_service: StartService
 ) -> None:
-    """A dump of the predecessor's database holds its tables; behind an ALTER that waits for them,
-    everyone else would wait, too."""
+    """A dump of the predecessor's database locks its tables; everyone else would queue behind an
+    ALTER that waits for them."""
     with predecessors.connect() as dump, dump.transaction():
         dump.execute("SELECT * FROM users")
         service = start_service(predecessors, until="listening", STARTUP_TIMEOUT_SECONDS=30)

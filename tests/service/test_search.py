@@ -18,7 +18,7 @@ from support.wait import wait_until
 
 
 def words(text: str) -> set[str]:
-    """The rule: runs of letters and decimal digits, in small letters."""
+    """The rule: runs of letters and decimal digits, in lowercase."""
     kinds = ((c, unicodedata.category(c)) for c in text)
     separated = "".join(c if kind[0] == "L" or kind == "Nd" else " " for c, kind in kinds)
     return set(separated.lower().split())
@@ -59,7 +59,7 @@ def any_locale(
 def test_a_post_is_found_by_all_of_its_words(
     any_locale: Database, start_service: StartService
 ) -> None:
-    """Half of the posts are there before the index is."""
+    """Half of the posts exist before the index."""
     service = start_service(any_locale)
     user = create_user(service.client)["id"]
     half = len(POSTS) // 2
@@ -174,7 +174,7 @@ def test_a_search_is_switched_on_and_off(database: Database, start_service: Star
     wait_until_searched(second)
     made = names(database)
     second.kill()
-    # Another replica may use it.
+    # Another replica may be using it.
     third = start_service(database)
     assert names(database) == made
     create_post(third.client, user, "more notes")
@@ -192,7 +192,7 @@ def test_a_search_is_switched_on_and_off(database: Database, start_service: Star
 def test_posts_of_a_sqlite_file_are_indexed_while_others_write(
     sqlite_database: SqliteDatabase, start_service: StartService, previous: Path
 ) -> None:
-    """After a kill, what is left is gone on with; ids may have gaps of any size."""
+    """After a kill, the rest is continued; ids may have gaps of any size."""
     first = start_service(sqlite_database, version=previous)
     user = create_user(first.client)["id"]
     with sqlite_database.connect() as connection, connection:
@@ -230,7 +230,7 @@ def is_filling(service: Service) -> bool:
 def test_any_sqlite_opens_the_file(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
-    """A backup is made by the system's own program, which is older than the service's SQLite."""
+    """A backup is made with the system's own program, which is older than the service's SQLite."""
     service = start_service(sqlite_database, SEARCH="true")
     user = create_user(service.client)["id"]
     create_post(service.client, user, "cafe\u0301")

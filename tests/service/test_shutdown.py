@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a replica leaves without a client noticing."""
+"""SIGTERM and SIGINT: a replica stops without a client noticing."""
 
 import itertools
 import signal
@@ -20,7 +20,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 def probe(service: Service, path: str = "/readyz") -> int | None:
-    """The answer to a new connection, which is what a probe makes, or None without a listener."""
+    """The response on a new connection, as a probe makes one, or None without a listener."""
     try:
         return httpx.get(f"{service.url}{path}").status_code
     except httpx.TransportError:
@@ -129,7 +129,7 @@ def test_no_client_that_keeps_its_connection_loses_a_request(
     begun = threading.Barrier(25)
 
     def post_until_sent_away(_: int) -> int:
-        """How many were answered; any other end than an announced one is an exception."""
+        """How many got a response; any unannounced close is an exception."""
         client = HTTPConnection(host, service.port, timeout=30)
         for answered in itertools.count(1):
             client.request("POST", "/users", body, headers)
@@ -155,11 +155,11 @@ def test_no_client_that_keeps_its_connection_loses_a_request(
 def test_an_answer_on_its_way_to_a_slow_client_is_whole(
     sqlite_database: SqliteDatabase, start_service: StartService
 ) -> None:
-    """Also beyond the time that a connection may be idle."""
+    """Even beyond the idle timeout."""
     service = start_service(sqlite_database, SHUTDOWN_GRACE_SECONDS=20, IDLE_TIMEOUT_SECONDS=0.2)
     whole = service.client.get("/redoc").content
     client = socket.socket()
-    # so that the kernel takes less than the answer for the client
+    # so that the client's kernel buffer is smaller than the response
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect((service.host, service.port))

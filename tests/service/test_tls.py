@@ -1,4 +1,4 @@
-"""PostgreSQL over TLS, with a certificate authority of one's own."""
+"""PostgreSQL over TLS, with a private CA."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(postgres_template: Path, authority: trustme.CA) -> Iterator[PostgresDatabase]:
-    """On a server that refuses to talk in the clear, and whose certificate names localhost only."""
+    """On a server that refuses plaintext, and whose certificate names only localhost."""
     server = Postgres(postgres_template)
     server.use_tls(authority.issue_cert("localhost"))
     server.start()
@@ -59,7 +59,7 @@ def refused(start_service: StartService, settings: dict[str, str]) -> str:
     assert service.wait_for_end() not in (0, 101)
     assert time.monotonic() - start < 5, "it did not fail at once"
     *before, last = service.text.splitlines()
-    assert all('"level":"INFO"' in line for line in before), "it is not said in one line"
+    assert all('"level":"INFO"' in line for line in before), "it is not reported in one line"
     return last
 
 
@@ -90,7 +90,7 @@ def test_a_missing_authority_is_named(
 def test_an_authority_that_is_named_is_asked(
     database: PostgresDatabase, certificate: Path, tmp_path: Path, start_service: StartService
 ) -> None:
-    """`require` beside an authority is `verify-ca`, as for libpq, and `system` `verify-full`."""
+    """`require` with a CA is `verify-ca`, as in libpq, and `system` is `verify-full`."""
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     start_service(**with_tls(database, "127.0.0.1", certificate, "require"))

@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them: what is in them, and that nobody waits for it."""
+"""Traces as a collector gets them: what they contain, and that nobody waits for it."""
 
 import os
 import re
@@ -29,7 +29,7 @@ CALLER = "00f067aa0ba902b7"
 
 
 def traceparent(*, sampled: bool = True) -> tuple[str, dict[str, str]]:
-    """A trace's id, and the header of a caller that is in it."""
+    """A trace's id, and the header of a caller in that trace."""
     trace_id = secrets.token_hex(16)
     return trace_id, {"traceparent": f"00-{trace_id}-{CALLER}-{'01' if sampled else '00'}"}
 
@@ -108,7 +108,7 @@ def test_a_read_is_two_spans_below_the_callers(traced: tuple[Service, Collector]
         }
         assert f"database {client.attributes['db.namespace']} at" in service.text
     assert client.attributes == expected
-    # Both pass on what the caller's system wants to find again.
+    # Both pass on the caller's own trace state.
     assert {server.state, client.state} == {"vendor=a:b,other@system=1"}
     assert server.resource["service.name"] == "wiki-service"
     assert server.resource["service.version"]
@@ -127,7 +127,7 @@ def test_a_write_is_traced_without_what_is_written(traced: tuple[Service, Collec
 
 def test_what_goes_wrong(traced: tuple[Service, Collector]) -> None:
     service, collector = traced
-    # An error of the statement, of which the request makes an answer; its message has a value.
+    # An error of the statement that the request handles; its message contains a value.
     trace_id, headers = traceparent()
     post = {"user_id": 987654321, "content": "x"}
     assert service.client.post("/posts", json=post, headers=headers).status_code == 404
@@ -136,7 +136,7 @@ def test_what_goes_wrong(traced: tuple[Service, Collector]) -> None:
     code = "23503" if is_postgresql(service) else "787"
     assert client.attributes["error.type"] == client.attributes["db.response.status_code"] == code
     assert "987654321" not in repr([server, client])
-    assert not server.is_error, "the client's mistake is no error of the server"
+    assert not server.is_error, "the client's mistake is not a server error"
     assert server.attributes["http.response.status_code"] == 404
     assert "error.type" not in server.attributes
 
@@ -174,7 +174,7 @@ def test_a_database_that_is_away(
 def test_a_client_that_goes_away(
     database: Database, start_service: StartService, collector: Collector
 ) -> None:
-    """Its insert is seen through, and its span comes when it has ended."""
+    """Its insert is completed, and its span is sent when that has ended."""
     service = start_service(
         database,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
@@ -280,12 +280,12 @@ def test_trace_id_in_the_log(traced: tuple[Service, Collector]) -> None:
     service, collector = traced
     trace_id, headers = traceparent()
     assert logged_trace(service, headers) == trace_id
-    # One that begins here has a trace, too.
+    # A request without a caller's trace has one, too.
     own = logged_trace(service, {})
     assert own
     server, client = collector.spans_of(own)
     assert (server.parent_id, client.parent_id) == ("", server.span_id)
-    # A caller that does not trace is taken at its word, and no line leads to nothing.
+    # If the caller does not trace, neither do we, and no log line has a trace_id.
     assert logged_trace(service, traceparent(sampled=False)[1]) is None
 
 
@@ -334,7 +334,7 @@ def test_samplers(
     of_sampled: int | None,
     of_others: int | None,
 ) -> None:
-    """By how many of 40 requests are traced; `None` is some, and not all."""
+    """How many of 40 requests are traced; `None` is some, but not all."""
     service = start_service(
         sqlite_database,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
@@ -431,7 +431,7 @@ def test_tls(
     service.client.get("/users/1")
     service.terminate()
     assert len(collector.spans) == 2
-    # Whom nobody vouches for gets nothing, nor does one of another name.
+    # A collector with an untrusted certificate, or another name, gets nothing.
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     by_address = collector.url.replace("localhost", "127.0.0.1")
@@ -559,7 +559,7 @@ def test_a_collector_that_comes_late(
 def test_a_collector_that_is_slow(
     sqlite_database: SqliteDatabase, start_service: StartService, collector: Collector
 ) -> None:
-    """No request feels it; what does not fit into the queue is counted."""
+    """Requests are not affected; what does not fit into the queue is counted."""
     service = start_service(sqlite_database, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
 
     def times(number: int) -> list[float]:
@@ -577,9 +577,9 @@ def test_a_collector_that_is_slow(
         lambda: exported(service) if exported(service) + lost(service) == 3040 else 0,
         "the queue to be empty",
     )
-    # Those that it had, and was too slow to say so, have come twice.
+    # Those that it received but acknowledged too late have come twice.
     assert taken == len({span.span_id for span in collector.spans})
-    # And all is as before.
+    # And everything is as before.
     trace_id, headers = traceparent()
     service.client.get("/users/1", headers=headers)
     collector.spans_of(trace_id)
@@ -606,7 +606,7 @@ def test_a_collector_that_refuses(
     headers: dict[str, str],
     again: bool,
 ) -> None:
-    """Spans are sent again where the protocol says so, and else lost."""
+    """Spans are sent again where the protocol says so, and otherwise lost."""
     collector.answer = (status, headers)
     service = start_service(sqlite_database, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     service.client.get("/users/1")
@@ -634,7 +634,7 @@ def test_spans_that_a_collector_does_not_want(
 def test_the_stop_flushes(
     database: Database, start_service: StartService, collector: Collector
 ) -> None:
-    """What waits, and the spans of requests that are served to their end meanwhile."""
+    """Spans that are waiting, and those of requests that finish meanwhile."""
     service = start_service(
         database,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
@@ -695,7 +695,7 @@ def test_the_grace_is_kept(
 def test_no_task_and_no_descriptor_stays(
     sqlite_database: SqliteDatabase, start_service: StartService, collector: Collector
 ) -> None:
-    """A connection for each request of the exporter, and an end of each."""
+    """A connection for each of the exporter's requests, and each is closed."""
     service = start_service(sqlite_database, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     service.client.get("/users/1")
     wait_until(lambda: len(collector.spans) == 2, "the first spans")
@@ -734,12 +734,12 @@ def test_a_jaeger_finds_both_spans(
     server, client = spans["GET /users/{id}"], spans["SELECT users"]
     assert server["tags"]["span.kind"] == "server"
     assert client["tags"]["span.kind"] == "client"
-    assert server["parents"] in ([], [CALLER]), "the caller's span is not there"
+    assert server["parents"] in ([], [CALLER]), "the caller's span is missing"
     assert client["parents"] == [server["id"]]
     assert server["tags"]["http.response.status_code"] == 200
     assert client["tags"]["db.system.name"] in ("sqlite", "postgresql")
     assert server["tags"]["w3c.tracestate"] == client["tags"]["w3c.tracestate"] == "vendor=1"
-    # One that has begun here, as the log leads to it.
+    # A trace that began here, found from the log.
     own = logged_trace(service, {"traceparent": "00-" + "0" * 32 + f"-{CALLER}-01"})
     assert own
     spans = jaeger.spans(own, 2)

@@ -81,7 +81,7 @@ def test_location_leads_to_what_was_created(api: httpx.Client) -> None:
 
 
 def test_location_behind_a_prefix(shared_service: Service) -> None:
-    """That a proxy strips: RFC 9110, section 10.2.2."""
+    """Behind a proxy that strips a prefix: RFC 9110, section 10.2.2."""
     proxy = PrefixProxy(shared_service.port, "/wiki")
     base_url = proxy.url.replace(ELSEWHERE, "127.0.0.1")
     created = httpx.post(f"{base_url}/users", json={"name": "Grace"})
@@ -191,7 +191,7 @@ def test_head_is_get_without_its_body(api: httpx.Client) -> None:
 
 
 def test_a_trailing_slash_leads_to_the_same(api: httpx.Client) -> None:
-    """As the predecessor's framework has it, for a client that follows redirects."""
+    """As in the predecessor's framework, for a client that follows redirects."""
     answer = api.post("/users/", json={"name": "With a slash"}, follow_redirects=True)
     assert answer.status_code == 201
     user = answer.json()

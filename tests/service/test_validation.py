@@ -1,4 +1,4 @@
-"""What is refused with 422, and how it is said."""
+"""What is refused with 422, and with which message."""
 
 from typing import Any
 
@@ -144,7 +144,7 @@ def test_nothing_is_stored_of_what_was_refused(api: httpx.Client) -> None:
     ids=lambda body: repr(body[:40]),
 )
 def test_json_that_a_parser_may_take(api: httpx.Client, body: bytes) -> None:
-    """RFC 8259, sections 6, 8.1 and 9; the predecessor takes them, too."""
+    """RFC 8259, sections 6, 8.1 and 9; the predecessor accepts them, too."""
     answer = api.post("/users", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["name"]) == (201, "x")
 
@@ -190,7 +190,7 @@ def test_an_id_as_a_float(api: httpx.Client) -> None:
     ],
 )
 def test_an_id_that_would_be_rounded(api: httpx.Client, number: str) -> None:
-    """Else the post would go to another user."""
+    """Otherwise the post would go to another user."""
     detail = errors(post_with_id(api, number))["#/user_id"]
     assert number[:40] in detail
     assert len(detail) < 200

@@ -1,4 +1,4 @@
-"""This version and the one before it: on one database, at once, and after each other."""
+"""This version and the previous one on the same database, at once and after each other."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def test_a_backup_is_served_by_the_other_version(
 
 
 def copy(source: Database, target: Database) -> None:
-    """A backup of what is in use, as the page has it, put into an empty database."""
+    """A backup of a database in use, as on the page, restored into an empty database."""
     if isinstance(source, SqliteDatabase):
         assert isinstance(target, SqliteDatabase)
         documented = re.search(r'^sqlite3 -readonly wiki.db "(.*)"$', PAGE.read_text(), re.M)

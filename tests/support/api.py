@@ -1,4 +1,4 @@
-"""Calls that most tests begin with, and the shape that every error has."""
+"""Calls that most tests start with, and the form of every error."""
 
 import re
 import time
@@ -25,7 +25,7 @@ def create_post(client: httpx.Client, user_id: int, content: str = "Notes") -> d
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The body of an error, after a look at all that RFC 9457 and the contract ask of it."""
+    """The body of an error, after checking everything that RFC 9457 and the contract require."""
     assert answer.status_code == status, f"{answer.request.method} {answer.request.url}: " + (
         f"{status} expected, got {answer.status_code} {answer.text[:500]}"
     )
@@ -40,7 +40,7 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def errors(answer: httpx.Response) -> dict[str, str]:
-    """The details of a validation error by their pointers."""
+    """The details of a validation error by pointer."""
     listed = problem(answer, 422)["errors"]
     assert all(set(error) == {"pointer", "detail"} for error in listed), listed
     return {error["pointer"]: error["detail"] for error in listed}

@@ -1,4 +1,4 @@
-"""Chromium, with every host but this machine out of reach."""
+"""Chromium, which can reach no host but this machine."""
 
 import contextlib
 import http.client
@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page, and all that went wrong on it."""
+    """A page, and everything that went wrong on it."""
 
     def __init__(self, page: Page):
         self.page = page

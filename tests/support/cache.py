@@ -1,4 +1,4 @@
-"""Where the tests keep what takes long to fetch or build."""
+"""A cache for what takes long to fetch or build."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Waits for whoever else makes the same thing: stages run side by side."""
+    """Waits while another process makes the same thing: stages run in parallel."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A Kubernetes to test on."""
+"""A Kubernetes for tests."""
 
 import contextlib
 import gzip
@@ -25,8 +25,8 @@ Result = subprocess.CompletedProcess[str]
 
 @dataclass
 class Cluster:
-    """`ingress` is where its ingress controller answers; `provider` the program that runs it, where
-    that can do more: add nodes, restart parts."""
+    """`ingress` is the address of its Ingress controller; `provider` the program that runs it, if
+    that can do more: add nodes, restart components."""
 
     kubeconfig: str
     ingress: str
@@ -60,7 +60,7 @@ class Cluster:
         return str(self.run("kubectl", *arguments, **options).stdout)
 
     def load(self, *archives: Path) -> None:
-        """Image archives, into every node. k3d takes plain ones, and ends with 0 if it fails."""
+        """Loads image archives into all nodes. k3d needs plain ones, and always exits with 0."""
         with tempfile.TemporaryDirectory() as folder:
             plain = [_unpacked(archive, Path(folder)) for archive in archives]
             done = self.run(*self.load_command, *plain, seconds=600)
@@ -78,7 +78,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster | None]:
-    """From WIKI_TEST_KUBE, a command that prints `export` lines, or else from k3d with a Docker."""
+    """From WIKI_TEST_KUBE, a command that prints `export` lines, or from k3d with Docker."""
     if command := os.environ.get("WIKI_TEST_KUBE"):
         # `ip netns` mounts /run/netns over itself when it is first used. With pods running already,
         # as when a node is added, theirs would be hidden below and could not be removed any more.
@@ -118,7 +118,7 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
 
 
 def _node_image() -> list[str]:
-    """The flake's own, where there is a real k3s to make it from, or a double; else k3d's."""
+    """The flake's own, if there is a real k3s or a test double to build it from; else k3d's."""
     if not (nix.REAL or os.environ.get("WIKI_TEST_K3S")):
         return []
     flake = nix.find()

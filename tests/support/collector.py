@@ -1,4 +1,4 @@
-"""A collector of traces: OTLP over HTTP, by the letter, and as rude as it is told to be."""
+"""A trace collector: OTLP over HTTP, strict, and as uncooperative as it is told to be."""
 
 import ssl
 import threading
@@ -20,7 +20,7 @@ KINDS = {Span.SPAN_KIND_SERVER: "server", Span.SPAN_KIND_CLIENT: "client"}
 
 @dataclass
 class Received:
-    """A span as it came, with its attributes and those of its resource as dictionaries."""
+    """A span as received, with its attributes and those of its resource as dictionaries."""
 
     name: str
     kind: str
@@ -42,8 +42,8 @@ def values(attributes: Any) -> dict[str, Any]:
 
 
 class Collector:
-    """Takes spans, until it is closed. `answer` is a status and headers; `hold` has requests wait.
-    What breaks the protocol is in `complaints`."""
+    """Accepts spans until it is closed. `answer` is a status and headers; `hold` makes requests
+    wait. Violations of the protocol are in `complaints`."""
 
     def __init__(self, *, port: int | None = None, tls: ssl.SSLContext | None = None):
         self.port = port or free_port()
@@ -143,7 +143,7 @@ class Collector:
         )
 
     def spans_of(self, trace_id: str, number: int = 2) -> list[Received]:
-        """The spans of a trace, the server's first, once there are so many."""
+        """The spans of a trace, the server's first, once there are this many."""
 
         def found() -> list[Received] | None:
             spans = [span for span in self.spans if span.trace_id == trace_id]

@@ -1,5 +1,4 @@
-"""Posts, and what they are searched for: languages, signs, addresses, markup, and what means something
-to one of the databases."""
+"""Posts and searches: languages, signs, addresses, markup, and syntax of the databases."""
 # ruff: noqa: RUF001, E501
 
 POSTS = [
@@ -59,7 +58,7 @@ POSTS = [
     "wordwordword" * 20,
     "x" * 2000 + " long",
     "numbers1 2mixed m1x3d 123abc abc123",
-    # Not 1e5abc: PostgreSQL's parser takes 1e5 for a number, and what follows for another word.
+    # Not 1e5abc: to PostgreSQL's parser 1e5 is a number, and the rest another word.
     "12abc34 0.5.1",
     "тест-123 test-тест mixedсмешано",
     "ſharp long s; K Kelvin",

@@ -1,4 +1,4 @@
-"""The definitions of Argo CD's, Flux's and Traefik's objects, from their Go modules."""
+"""The CRDs of Argo CD, Flux and Traefik, from their Go modules."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from support.helm import go
 
-# Of Argo CD 3.3, Traefik 3.7 and Flux 2.8, whose helm-controller is on Go's proxy in the version
-# before only.
-# The folders are those of the modules.
+# For Argo CD 3.3, Traefik 3.7 and Flux 2.8, whose helm-controller is on Go's proxy only in the
+# previous version.
+# The folders are those within the modules.
 MODULES = {
     "github.com/argoproj/argo-cd/v3@v3.3.2": "manifests/crds",
     "github.com/fluxcd/helm-controller@v1.4.0": "config/crd/bases",
@@ -19,7 +19,7 @@ MODULES = {
 
 
 def download() -> dict[str, Path]:
-    """Their files, by the names of what they define."""
+    """Their files, by the names of the definitions."""
     files: list[Path] = []
     for module, folder in MODULES.items():
         found = subprocess.run(

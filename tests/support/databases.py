@@ -1,4 +1,4 @@
-"""The two kinds of database, behind one face, for tests whose body is the same on both."""
+"""The two kinds of database behind one interface, for tests that are the same on both."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ from support.net import free_port
 from support.wait import wait_until
 
 USER = "wiki"
-# What a generator may hand out: it would need escaping in a URL, and must never be seen in a log.
+# Like a generated one: it needs escaping in a URL, and must never appear in a log.
 PASSWORD = "s3cr3t&p@ss/w?rd%41"
 
 
@@ -76,7 +76,7 @@ class PostgresDatabase:
 
     @contextlib.contextmanager
     def writes_blocked(self) -> Iterator[None]:
-        """Once no index is being built: whoever waits for that, is waited for by it."""
+        """Once no index is being built, since the two would wait for each other."""
 
         def locked() -> bool:
             try:
@@ -97,7 +97,7 @@ Database = SqliteDatabase | PostgresDatabase
 
 
 class Postgres:
-    """A PostgreSQL server of the test's own: loopback and a socket, scram passwords, fsync on."""
+    """A separate PostgreSQL server: loopback and a socket, scram passwords, fsync on."""
 
     def __init__(self, template: Path, *, host: str = "127.0.0.1"):
         self.host = host
@@ -163,7 +163,7 @@ class Postgres:
         return database
 
     def use_tls(self, certificate: trustme.LeafCert) -> None:
-        """From the next start on, with no way in but TLS."""
+        """From the next start on, only TLS is allowed."""
         chain, key = self.data / "server.crt", self.data / "server.key"
         for blob in certificate.cert_chain_pems:
             blob.write_to_path(chain, append=True)
@@ -177,7 +177,7 @@ class Postgres:
             os.chown(path, owner.st_uid, owner.st_gid)
 
     def pause(self) -> None:
-        """Stops every process of it, as a hung disk or a frozen machine would."""
+        """Stops all of its processes, as a hung disk or a frozen machine would."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -190,7 +190,7 @@ class Postgres:
                 process.send_signal(number)
 
     def stop(self) -> None:
-        """A fast shutdown: sessions are ended. `start` brings it back with its data."""
+        """A fast shutdown: ends sessions. `start` brings it back with its data."""
         if self._process:
             self.resume()
             self._process.send_signal(signal.SIGINT)
@@ -198,7 +198,7 @@ class Postgres:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to every process of it."""
+        """SIGKILL to all of its processes."""
         postmaster = psutil.Process(self.process.pid)
         everyone = [postmaster, *postmaster.children(recursive=True)]
         for process in everyone:
@@ -214,13 +214,13 @@ class Postgres:
             try:
                 self._process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                # Before version 16 it does so much in its signal handlers that it may hang in one.
+                # Before version 16 its signal handlers do so much that they may hang.
                 self.kill()
         shutil.rmtree(self._home)
 
 
 def initdb() -> Path:
-    """An initialised data directory, to be copied for each server."""
+    """An initialised data directory, which is copied for each server."""
     home = _home()
     password = home / "password"
     password.write_text(scram_secret(PASSWORD))
@@ -244,8 +244,8 @@ def initdb() -> Path:
 
 
 def scram_secret(password: str) -> str:
-    """What PostgreSQL stores of a password, here with one round of hashing instead of 4096: the
-    rounds are the client's work, and a service built without optimisation needs 50 ms for them."""
+    """What PostgreSQL stores for a password, here with one round of hashing instead of 4096: the
+    client has to repeat them, and a service built without optimisation needs 50 ms for that."""
     salt = b"of no importance"
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
     client_key = hmac.digest(salted, b"Client Key", "sha256")

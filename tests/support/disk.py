@@ -1,4 +1,4 @@
-"""Small file systems, which are full when a test wants them to be."""
+"""Small file systems that tests can fill up."""
 
 import contextlib
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """What is in `path` lies on a file system of `size`, such as 400k, for a while. Takes root.
-    Yields a way to make it larger."""
+    """Puts the contents of `path` on a file system of `size`, such as 400k, for a while. Needs
+    root. Yields a function that makes it larger."""
     original = path.with_name(f"{path.name}-original")
     path.rename(original)
     path.mkdir()

@@ -1,4 +1,4 @@
-"""A dockerd of the tests' own, with a network that leads nowhere, and containers on it."""
+"""The tests' own dockerd, with an isolated network, and containers on it."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import httpx
 
 from support.wait import wait_until
 
-# As strict as Kubernetes' "restricted", and more: nothing can be written but volumes.
+# Stricter than Kubernetes' "restricted": only volumes are writable.
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -28,7 +28,7 @@ class Container:
         self.id = identifier
 
     def address(self, port: int) -> str:
-        """Where the host reaches a port of it. Another one after each start."""
+        """The address at which the host reaches one of its ports. It changes at each start."""
         return self._docker.run("port", self.id, str(port)).split()[0]
 
     def client(self, port: int) -> httpx.Client:
@@ -47,7 +47,7 @@ class Container:
 
     @property
     def changes(self) -> list[str]:
-        """The files that it has added to those of its image, or changed."""
+        """The files that it has added to or changed in its image."""
         return sorted(
             line.split(" ", 1)[1] for line in self._docker.run("diff", self.id).splitlines()
         )
@@ -56,7 +56,7 @@ class Container:
         return self._docker.run("exec", self.id, *command)
 
     def stop(self) -> int:
-        """Stops it as `docker stop` does; its exit code."""
+        """Stops it with `docker stop`; returns its exit code."""
         self._docker.run("stop", self.id)
         return self.wait()
 
@@ -89,7 +89,7 @@ class Docker:
         self._network = network
 
     def run(self, *arguments: str, stdin: int | None = None) -> str:
-        """A docker command; what it printed, on stdout and stderr."""
+        """Runs a docker command; returns what it printed, on stdout and stderr."""
         result = subprocess.run(
             ["docker", f"--host=unix://{self._socket}", *arguments],
             check=False,
@@ -102,7 +102,7 @@ class Docker:
         return result.stdout.strip()
 
     def load(self, archive: Path) -> str:
-        """Loads an image archive, or the output of a program that streams one; its name and tag."""
+        """Loads an image archive, or the output of a program that streams one; returns its name."""
         if os.access(archive, os.X_OK):
             with subprocess.Popen([archive], stdout=subprocess.PIPE) as stream:
                 assert stream.stdout
@@ -136,7 +136,7 @@ class Docker:
 
 @contextlib.contextmanager
 def dockerd(runtime: Path | None = None) -> Iterator[Docker]:
-    """`runtime`: a program that takes runc's place."""
+    """`runtime`: a program that replaces runc."""
     if not shutil.which("dockerd"):
         install()
     with tempfile.TemporaryDirectory(prefix="dockerd-") as name, contextlib.ExitStack() as stack:
@@ -150,7 +150,7 @@ def dockerd(runtime: Path | None = None) -> Iterator[Docker]:
                     f"--data-root={directory}/data",
                     f"--exec-root={directory}/exec",
                     f"--pidfile={directory}/pid",
-                    # Others' rules and bridges stay; published ports go through docker-proxy.
+                    # Existing rules and bridges stay; published ports go through docker-proxy.
                     "--bridge=none",
                     "--iptables=false",
                     "--ip6tables=false",

@@ -1,4 +1,4 @@
-"""A database before and after an upgrade, and what it holds, for tests of dumps."""
+"""A database before and after an upgrade, and its contents, for tests of dumps."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.databases import PASSWORD, USER, PostgresDatabase
 
-# As 0.1.0 made it, with a row in each table.
+# As created by 0.1.0, with a row in each table.
 OLD = """
 CREATE TABLE seaql_migrations (version varchar PRIMARY KEY, applied_at bigint NOT NULL);
 INSERT INTO seaql_migrations VALUES ('m1', 1);
@@ -23,7 +23,7 @@ INSERT INTO users (name, created_time) SELECT 'name ' || n, now() FROM generate_
 INSERT INTO posts (content, user_id, created_time) VALUES (E'a\\nb\\tc\\\\.', 1, now());
 """
 
-# What a later version may add: tables that hang on these, in a circle too, and some that do not.
+# What a later version may add: tables that reference these, even in a circle, and independent ones.
 NEW = (
     OLD
     + """
@@ -52,19 +52,19 @@ CUTS = ("\n3000\tname", "PRIMARY KEY (", "\n-- PostgreSQL database dump complete
 
 
 def cuts(stream: str) -> list[int]:
-    """In bytes, for all of it is ASCII."""
+    """In bytes, since everything is ASCII."""
     return [stream.index(text) for text in CUTS]
 
 
 def environment(database: PostgresDatabase, user: str = USER) -> dict[str, str]:
-    """What libpq's programs read."""
+    """The variables that libpq's programs read."""
     server = database.server
     address = {"PGHOST": server.host, "PGPORT": str(server.port), "PGDATABASE": database.name}
     return os.environ | address | {"PGUSER": user, "PGPASSWORD": PASSWORD}
 
 
 def dump(database: PostgresDatabase, *options: str) -> str:
-    """All that a database holds; pg_dump's random guard words aside."""
+    """Everything in a database, without pg_dump's random guard words."""
     command = ["pg_dump", *options]
     done = subprocess.run(
         command, env=environment(database), check=True, stdout=subprocess.PIPE, text=True
@@ -99,7 +99,7 @@ sys.exit(done.returncode)
 
 
 def kubectl(folder: Path) -> Path:
-    """A double of it in a folder for PATH."""
+    """A test double of kubectl, in a folder for PATH."""
     folder.mkdir()
     (folder / "kubectl").write_text(KUBECTL.format(python=sys.executable))
     (folder / "kubectl").chmod(0o755)

@@ -1,4 +1,4 @@
-"""Calls on posts that are edited."""
+"""Calls for editing posts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def put(
 
 
 def history(client: httpx.Client, path: str, limit: int = 100) -> list[tuple[int, str]]:
-    """Number and beginning of each text, newest first."""
+    """Number and excerpt of each text, newest first."""
     found: list[tuple[int, str]] = []
     page: dict[str, Any] = {"limit": limit}
     while True:

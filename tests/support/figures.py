@@ -1,4 +1,4 @@
-"""The figures that tests/faults measures. Those of long runs are kept in the documentation."""
+"""The figures measured by tests/faults. Those of long runs are kept in the documentation."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ ROW = re.compile(r"\| `(?P<test>[^`]+)` \|.*\n")
 
 
 class Figures:
-    """What one test has to say while it runs, and in the end."""
+    """What one test reports while it runs, and at the end."""
 
     def __init__(self, test: str, write_line: Callable[[str], None], *, keep: bool):
         self._test = test
@@ -23,7 +23,7 @@ class Figures:
         self._write_line(f"  {text}")
 
     def report(self, text: str, *, part: str = "") -> None:
-        """The result; of a test that has several, of one `part`."""
+        """The result; for a test with several, of one `part`."""
         name = f"{self._test} {part}".strip()
         self._write_line(f"{name}: {text}")
         if self._keep:

@@ -29,11 +29,11 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
 
 
 def kept(name: str, install: Callable[[Path], None]) -> Path:
-    """The folder that `install` fills, unless it has."""
+    """The folder that `install` fills, unless it is already filled."""
     folder = CACHE / re.sub("[:=@]+", "-", name)
     with turn(folder.name):
         if not folder.exists():
-            # Whole or not at all.
+            # All or nothing.
             unfinished = folder.with_name(f"{folder.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Programs that the tests drive, built from their Go modules once and kept; Helm above all."""
+"""Programs for the tests, above all Helm, built once from their Go modules and kept."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from support.cache import CACHE, turn
 
 CHART = Path(__file__).parents[2] / "chart"
 
-# Each version has a folder of its own: an update is built beside what older checkouts use.
+# Each version has its own folder: an update does not replace what older checkouts use.
 MODULES = {
     "helm3": ("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
     "helm4": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
@@ -28,10 +28,10 @@ MODULES = {
     "prometheus3": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.316.0"),
     "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
-# Of Prometheus' ways to discover what it scrapes, the one that the chart has: those of the clouds
-# take minutes to compile.
+# Only the Prometheus service discovery that the chart uses: those of the clouds take minutes to
+# compile.
 TAGS = "remove_all_sd,enable_kubernetes_sd"
-# What a Helm that was built without its Makefile does not know by itself.
+# What a Helm built without its Makefile does not know.
 KUBE_VERSION = "1.34.0"
 
 
@@ -48,7 +48,7 @@ def path(name: str) -> Path:
 
 
 def install(name: str) -> Path:
-    """Builds the program if it is not there; a minute or more for each."""
+    """Builds the program unless it exists; takes a minute or more."""
     program = path(name)
     with turn(name):
         if not program.exists():
@@ -83,7 +83,7 @@ def build(module: str, version: str, program: Path) -> None:
 
 
 class Helm:
-    """Helm without a cluster: what a chart and its values become."""
+    """Helm without a cluster: what a chart and its values render to."""
 
     def __init__(self, program: Path):
         self.program = program
@@ -119,7 +119,7 @@ class Objects(dict[tuple[str, str], Any]):
         return [each for (kind, _), each in self.items() if kind in kinds]
 
     def pods(self) -> dict[str, Any]:
-        """Every pod's specification, by the name of what makes it."""
+        """Every pod's specification, by the name of its controller."""
         pods: dict[str, Any] = {}
         for (kind, name), each in self.items():
             if kind in ("Deployment", "StatefulSet"):

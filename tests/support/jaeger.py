@@ -1,4 +1,4 @@
-"""Jaeger, built from its Go module once and kept: a server that keeps traces in memory."""
+"""Jaeger, built once from its Go module and kept: a server that holds traces in memory."""
 
 import json
 import os
@@ -18,11 +18,11 @@ PACKAGE = "github.com/jaegertracing/jaeger/cmd/jaeger"
 
 
 class UnavailableError(Exception):
-    """There is no Jaeger here, and why."""
+    """Jaeger is unavailable, and why."""
 
 
 def install() -> Path | None:
-    """Says why where it cannot be built: the tests that need it are skipped then."""
+    """Says why if it cannot be built: the tests that need it are then skipped."""
     try:
         return program()
     except UnavailableError as reason:
@@ -38,7 +38,7 @@ def program() -> Path:
 
 
 def build(folder: Path) -> None:
-    # Its go.mod has a `replace`, with which `go install` takes no module.
+    # Its go.mod has a `replace`, which `go install` does not accept.
     (folder / "go.mod").write_text("module jaeger\n")
     go = Path(sys.executable).parent / "go"
     command = ("nice", go, "get", "-tool", f"{PACKAGE}@{VERSION}")
@@ -107,7 +107,7 @@ class Jaeger:
         return answer.json()["data"] if answer.status_code == 200 else None
 
     def spans(self, trace_id: str, number: int) -> dict[str, dict[str, Any]]:
-        """The spans of a trace by their names, once there are so many."""
+        """The spans of a trace by name, once there are this many."""
 
         def found() -> list[dict[str, Any]] | None:
             traces = self.get(f"/traces/{trace_id}") or [{"spans": []}]

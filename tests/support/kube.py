@@ -1,4 +1,4 @@
-"""A release of the chart in a Kubernetes."""
+"""A release of the chart in Kubernetes."""
 
 import base64
 import contextlib
@@ -19,7 +19,7 @@ from support.load import Load
 from support.net import free_port
 from support.wait import wait_until
 
-# For tests of faults: the API's limits for a hung database, which a slow machine alone would reach.
+# For tests of faults: longer limits for a hung database, which a slow machine alone would reach.
 PATIENT = tuple(
     f"--set-string=api.extraEnv[{index}].{key}={value}"
     for index, (name, seconds) in enumerate(
@@ -31,7 +31,7 @@ SMALL = ("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
 
 
 class Release:
-    """A release in a namespace of its own that enforces Pod Security "restricted"."""
+    """A release in its own namespace, which enforces Pod Security "restricted"."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Release:
         return base64.b64decode(self.get("secret", f"{self.fullname}-{name}")["data"][key]).decode()
 
     def sql(self, statement: str) -> str:
-        """What psql prints: a row a line, columns parted by `|`."""
+        """What psql prints: one row per line, columns separated by `|`."""
         return self.kubectl(
             *("exec", f"statefulset/{self.fullname}-postgresql", "--", "psql"),
             *("--username=wikiuser", "--dbname=wikidb", "--tuples-only", "--no-align"),
@@ -122,7 +122,7 @@ class Release:
         )
 
     def paste(self, script: str, folder: Path) -> str:
-        """Runs commands of the chart's page in a folder: this namespace is the current one."""
+        """Runs the chart page's commands in a folder, with this namespace as the current one."""
         config = yaml.safe_load(Path(self.cluster.kubeconfig).read_text())
         for context in config["contexts"]:
             context["context"]["namespace"] = self.namespace
@@ -146,7 +146,7 @@ class Release:
         return done.stdout
 
     def explain(self) -> str:
-        """What a person would look at when a pod does not become ready."""
+        """What one would look at when a pod does not become ready."""
         look = [
             ["get", "pods", "--output=wide"],
             ["get", "events", "--sort-by=.lastTimestamp"],
@@ -163,9 +163,9 @@ class Release:
         return "\n".join(self.kubectl(*arguments, check=False) for arguments in look)
 
     def reached_from(self, labels: str, targets: dict[str, int], image: str) -> set[str]:
-        """To which hosts and ports a pod with these labels gets a connection; it needs a bash."""
+        """The hosts and ports to which a pod with these labels can connect; needs bash."""
         name = f"probe-{uuid.uuid4().hex[:8]}"
-        # policies take some seconds to learn of a new pod; packets that they drop get no answer
+        # policies take some seconds to know a new pod; packets that they drop get no response
         attempts = " ".join(
             f"(</dev/tcp/{host}/{port} && echo reached {host}) 2>/dev/null &"
             for host, port in targets.items()
@@ -207,7 +207,7 @@ class Release:
             self.kubectl("delete", "pod", name, "--now")
 
     def wait_for_pod(self, name: str, seconds: float = 120) -> str:
-        """Waits until the pod has ended; says how."""
+        """Waits until the pod has finished; returns how."""
 
         def phase() -> str | None:
             found = self.get("pod", name)["status"]["phase"]
@@ -216,7 +216,7 @@ class Release:
         return str(wait_until(phase, f"the pod {name} to end", seconds=seconds, every=0.3))
 
     def run_job(self, cronjob: str, *, environment: str = "") -> str:
-        """Runs a CronJob's job now, as the README tells, and gives its log."""
+        """Runs a CronJob's job now, as in the README, and returns its log."""
         name = f"{cronjob}-{uuid.uuid4().hex[:8]}"
         source = f"--from=cronjob/{self.fullname}-{cronjob}"
         if environment:
@@ -239,7 +239,7 @@ class Release:
 
     @contextlib.contextmanager
     def forward(self, target: str, port: int, *, namespace: str = "") -> Iterator[str]:
-        """A port-forward, as NOTES.txt tells users."""
+        """A port-forward, as in NOTES.txt."""
         namespace = namespace or self.namespace
         local = free_port()
         process = subprocess.Popen(
@@ -268,7 +268,7 @@ class Release:
     def wait_until_answering(self, seconds: float = 60) -> None:
         def answers() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                # an Ingress that does not know the API yet says 404 in plain text
+                # an Ingress that does not know the API yet answers 404 in plain text
                 answer = self.client.get("/user/1")
                 return answer.status_code < 500 and "json" in answer.headers["content-type"]
             return False

@@ -1,4 +1,4 @@
-"""What clients were told of their writes, against the rows that are found afterwards."""
+"""What clients were told about their writes, compared with the rows found afterwards."""
 
 import contextlib
 import http.client
@@ -18,13 +18,13 @@ HEADERS = {"content-type": "application/json"}
 
 
 class Ledger:
-    """Users created by many clients at a time. No two have the same name."""
+    """Users created by many concurrent clients. No two have the same name."""
 
     def __init__(self) -> None:
         self.acknowledged: dict[int, str] = {}
-        # Answered with an error that says that nothing was written, or not sent at all.
+        # Got an error that says that nothing was written, or not sent at all.
         self.refused: set[str] = set()
-        # No answer, or one that leaves open what the database has done.
+        # No response, or one that leaves open what the database has done.
         self.open: set[str] = set()
         self.statuses: Counter[int] = Counter()
         self.slowest = 0.0
@@ -35,7 +35,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def writers(self, *services: Service, clients: int = 8) -> Iterator[None]:
-        """So many clients on each service write during the block, whatever happens to it."""
+        """During the block, this many clients write to each service, whatever happens to it."""
         over = threading.Event()
         targets = [service for service in services for _ in range(clients)]
         with ThreadPoolExecutor(len(targets)) as pool:
@@ -88,8 +88,8 @@ class Ledger:
         wait_until(lambda: len(self.acknowledged) >= goal, what, seconds=120, every=0.001)
 
     def settle(self, database: Database) -> str:
-        """Fails unless every acknowledged user is there as acknowledged, and no other but those
-        whose fate is open. Says how many there are of each."""
+        """Fails unless every acknowledged user is there as acknowledged, and otherwise only users
+        whose fate is open. Returns how many there are of each."""
         rows: dict[int, str] = dict(database.execute("SELECT id, name FROM users"))
         lost = self.acknowledged.items() - rows.items()
         assert not lost, f"{len(lost)} acknowledged users are lost, {sorted(lost)[:5]} among them"

@@ -1,4 +1,4 @@
-"""Writes through an Ingress, and what became of each."""
+"""Writes through an Ingress, and the result of each."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ class Load:
 
     def __init__(self, url: str, host: str, sql: Callable[[str], str], workers: int, rate: float):
         self.acknowledged: dict[int, str] = {}
-        self.moments: list[float] = []  # at which each was acknowledged, by the wall clock
+        self.moments: list[float] = []  # when each was acknowledged, by the wall clock
         self.refused: set[str] = set()  # with Retry-After, which says that nothing was written
         self._failures: list[tuple[float, str]] = []
         self._name = uuid.uuid4().hex[:8]

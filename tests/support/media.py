@@ -1,4 +1,4 @@
-"""Bytes that begin as images do, and clients' ways to send them."""
+"""Bytes that begin like images, and ways to send them."""
 
 import httpx
 

@@ -1,4 +1,4 @@
-"""Ports, and a TCP proxy that fails in the ways networks do."""
+"""Ports, and a TCP proxy that fails like networks do."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""The flake, built with the stand-in for nixpkgs (nix/stand-in), or by WIKI_TEST_NIX."""
+"""The flake, built with the stand-in for nixpkgs (nix/stand-in), or with WIKI_TEST_NIX."""
 
 import json
 import os
@@ -77,7 +77,7 @@ class Nix:
 
 
 def prepare() -> None:
-    """Installs Nix and what the stand-in is made of. Where that cannot be, the tests say so."""
+    """Installs Nix and what the stand-in is made from. If that is impossible, the tests say so."""
     if not REAL:
         for name in ("helm3", "prometheus3", "regctl", "yq"):
             helm.install(name)

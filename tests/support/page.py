@@ -1,4 +1,4 @@
-"""The commands of the chart's page, for tests that run them."""
+"""The commands from the chart's page, for tests that run them."""
 
 import re
 import textwrap
@@ -7,7 +7,7 @@ from support.helm import CHART
 
 
 def commands(heading: str) -> list[str]:
-    """The blocks to paste of a section and its subsections, in order."""
+    """The code blocks of a section and its subsections, in order."""
     (_, section), *others = re.findall(
         rf"^(#+) {re.escape(heading)}\n(.*?)(?=^(?!\1#)#+ |\Z)",
         (CHART / "README.md").read_text(),

@@ -1,4 +1,4 @@
-"""Charts as SVG that read well on light and dark pages."""
+"""SVG charts that are readable on light and dark pages."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""PgBouncer, as Debian has it: bookworm's own, and trixie's."""
+"""PgBouncer as in Debian: bookworm's, and trixie's."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ class UnavailableError(Exception):
 
 def program(release: str) -> list[str | Path]:
     if release == "bookworm":
-        # Where it is the machine's own, it may be a newer one.
+        # The machine's own may be a newer one.
         found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
         if not found:
             raise UnavailableError("no pgbouncer on PATH (Debian: apt-get install pgbouncer)")
@@ -38,7 +38,7 @@ def program(release: str) -> list[str | Path]:
 
 
 class Pooler:
-    """A PgBouncer with nothing but a mode, in front of a server; any password will do."""
+    """A PgBouncer with only a mode configured, in front of a server; any password will do."""
 
     def __init__(self, program: list[str | Path], server: Postgres, **settings: str | int):
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""The predecessor, as bench/predecessor has it."""
+"""The predecessor, from bench/predecessor."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ def packages() -> Path:
 
 
 class Predecessor:
-    """On the tables of `database`, which are there already."""
+    """On the existing tables of `database`."""
 
     def __init__(self, directory: Path, database: PostgresDatabase):
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""The version before this one, for what must hold between two versions."""
+"""The previous version, for what must hold between two versions."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def check_out(folder: Path) -> None:
 
 
 def image(folder: Path) -> Path:
-    """An archive of its image: the program, and the libraries that it loads on this machine."""
+    """An archive of its image: the program, and this machine's libraries that it loads."""
     program = build()
     loaded = subprocess.run(["ldd", program], check=True, stdout=subprocess.PIPE, text=True).stdout
     layer = folder / "layer.tar"
@@ -85,7 +85,7 @@ def digest(path: Path) -> str:
 
 
 def build() -> Path:
-    """Builds it from its commit, once. What this version has compiled already serves as it is."""
+    """Builds it from its commit, once, reusing what this version has already compiled."""
     with turn("previous"):
         if not PROGRAM.exists():
             with tempfile.TemporaryDirectory() as directory:

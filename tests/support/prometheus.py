@@ -1,4 +1,4 @@
-"""A server of Prometheus 3, and what promtool says."""
+"""A Prometheus 3 server, and what promtool says."""
 
 import subprocess
 from pathlib import Path
@@ -61,7 +61,7 @@ class Prometheus:
 
 
 def check_metrics(exposition: str) -> str:
-    """What promtool has to say against an exposition: nothing, if it is a good one."""
+    """What promtool finds wrong with an exposition: nothing, if it is valid."""
     check = subprocess.run(
         [helm.install("promtool"), "check", "metrics"],
         input=exposition,

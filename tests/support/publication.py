@@ -1,4 +1,4 @@
-"""A version that is published to a registry, as the release workflow does it."""
+"""A version that is published to a registry, as by the release workflow."""
 
 import ssl
 import subprocess
@@ -27,7 +27,7 @@ class Publication:
         self.nix = nix
         self.registry = registry
         self.repository = f"{registry.host}/owner/wiki"
-        # By the names that the chart has for their components.
+        # By the chart's names for the components.
         self.images = {
             component: nix.evaluate(f"packages.{SYSTEM}.{attribute}.imageName")
             for component, attribute in COMPONENTS.items()
@@ -51,7 +51,7 @@ class Publication:
         return self.registry.run(install("regctl"), *arguments).stdout.strip()
 
     def get(self, kind: str, name: str, reference: str, accept: str) -> httpx.Response:
-        """As any client of a registry asks for it."""
+        """As requested by any client of a registry."""
         return httpx.get(
             f"https://{self.registry.host}/v2/owner/wiki/{name}/{kind}/{reference}",
             headers={"Accept": accept},
@@ -63,7 +63,7 @@ class Publication:
         return self.get("manifests", name, VERSION, "application/vnd.oci.image.index.v1+json")
 
     def _stand_in_for_arm(self) -> None:
-        """Nothing can be built for arm64 here: this machine's images take its place, and say so."""
+        """Nothing can be built for arm64 here: this machine's images replace them, and say so."""
         here, there = (
             self.nix.evaluate(f"packages.{system}", TAGS) for system in (SYSTEM, "aarch64-linux")
         )

@@ -1,4 +1,4 @@
-"""An OCI registry on loopback, with TLS and a password, as registries have them."""
+"""An OCI registry on loopback, with TLS and a password like real ones."""
 
 import base64
 import contextlib

@@ -1,9 +1,8 @@
-"""What schemathesis cannot know of the document.
+"""What schemathesis cannot know from the document.
 
-Each request needs a key of its own: one that was sent with other fields is refused. Parameters of
-a query that nobody knows are ignored, as fields of a body are. A search needs a word, and the tags
-of what is to be changed are those that it has. An image begins as one, a file has a name, and a
-range has bytes.
+Each request needs its own key: one that was sent with other fields is refused. Unknown query
+parameters are ignored, as are fields of a body. A search needs a word, and the tag of what is to be
+changed is its current one. An image begins like one, a file has a name, and a range has bytes.
 """
 
 import itertools

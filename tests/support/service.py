@@ -1,4 +1,4 @@
-"""The service as its users run it: a process with an environment, a port and a log."""
+"""The service as users run it: a process with an environment, a port and a log."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ live: list["Service"] = []
 
 
 def build(*, release: bool = False) -> Path:
-    """Builds the service, unless there is one in WIKI_SERVICE, and says where its program is."""
+    """Builds the service, unless WIKI_SERVICE names one, and returns the path of its program."""
     if program := os.environ.get("WIKI_SERVICE"):
         return Path(program)
     command = ["cargo", "build", "--locked", "--message-format=json-render-diagnostics"]
@@ -40,7 +40,7 @@ def build(*, release: bool = False) -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """An environment with nothing of the developer's in it that the service might read."""
+    """An environment without the developer's own variables that the service might read."""
     return {"PATH": os.environ["PATH"], **variables}
 
 
@@ -85,8 +85,8 @@ class Service:
         return [flatten(json.loads(line)) for line in lines if line[:1] == "{"]
 
     def lines_of(self, request_id: str) -> list[dict[str, Any]]:
-        """The log's lines of a request, once the last of them is there: the one with its status. It
-        may be written after the request was answered; all that came before it is written then."""
+        """A request's log lines, once the last of them is there: the one with its status. It may be
+        written after the response was sent; by then everything before it is written."""
 
         def lines() -> list[dict[str, Any]] | None:
             found = [line for line in self.lines() if line.get("request_id") == request_id]
@@ -95,7 +95,7 @@ class Service:
         return wait_until(lines, f"the log line of {request_id}")
 
     def connect(self) -> socket.socket:
-        """A connection for what no HTTP library would send."""
+        """A raw connection, for what no HTTP library would send."""
         return socket.create_connection((self.host, self.port), timeout=30)
 
     def new_text(self) -> str:
@@ -137,7 +137,7 @@ class Service:
         self.process.wait()
 
     def close(self) -> None:
-        """Ends it at once, whatever the test left it in."""
+        """Kills it at once, whatever state the test left it in."""
         self.client.close()
         live.remove(self)
         self.kill()
@@ -147,7 +147,7 @@ StartService = Callable[..., Service]
 
 
 def flatten(value: dict[str, Any]) -> dict[str, Any]:
-    """Brings the keys of nested objects to the top, so that no test minds where a field is."""
+    """Flattens nested objects, so that no test depends on where a field is."""
     flat: dict[str, Any] = {}
 
     def walk(node: dict[str, Any]) -> None:
@@ -162,13 +162,13 @@ def flatten(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def metrics(service: Service | httpx.Client) -> dict[str, float]:
-    """Each sample of /metrics by its name and labels, as they are written."""
+    """Each sample of /metrics by name and labels, as written."""
     client = service.client if isinstance(service, Service) else service
     return dict(samples(client.get("/metrics").text))
 
 
 def requests_seen(service: Service, status: str = "") -> float:
-    """How many, or how many whose status begins so; without those for the metrics themselves."""
+    """The number of requests, or of those whose status begins so; without those for metrics."""
     return sum(
         number
         for sample, number in metrics(service).items()

@@ -1,4 +1,4 @@
-"""Access tokens and their issuer, which is broken where a test says so."""
+"""Access tokens and their issuer, broken where a test says so."""
 
 import base64
 import json
@@ -82,24 +82,24 @@ class Key:
                 return self.private.sign(message)
 
     def header(self, **changes: Any) -> dict[str, Any]:
-        """What is changed to `...` is left out."""
+        """A value of `...` removes the field."""
         header = {"typ": "at+jwt", "alg": self.algorithm, "kid": self.kid} | changes
         return {name: value for name, value in header.items() if value is not ...}
 
     def sign(self, header: Any, claims: Any, algorithm: str | None = None) -> str:
-        """By this key, whatever the header says. Bytes are taken as they are."""
+        """With this key, whatever the header says. Bytes are used as they are."""
         message = f"{encode(header)}.{encode(claims)}"
         return f"{message}.{b64(self.signature(message.encode(), algorithm or self.algorithm))}"
 
 
 class Issuer:
-    """An OpenID Connect provider on loopback, with `keys` for now, and what was asked of it."""
+    """An OpenID Connect provider on loopback, with its current `keys`, and the requests it got."""
 
     def __init__(self) -> None:
         self.keys = [Key()]
         self.asked: list[str] = []
         self.changed: dict[str, Any] = {}
-        # Answers in place of the usual: a path's, or each one's.
+        # Responses to send instead of the usual: for one path, or for all.
         self.instead: Callable[[BaseHTTPRequestHandler], bool] | None = None
         issuer = self
 
@@ -132,7 +132,7 @@ class Issuer:
         return {"AUTH_ISSUER": self.url, "AUTH_AUDIENCE": AUDIENCE}
 
     def claims(self, subject: Any = "ada", **changes: Any) -> dict[str, Any]:
-        """What is changed to `...` is left out."""
+        """A value of `...` removes the field."""
         now = int(time.time())
         claims = {"iss": self.url, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 600}
         return {n: v for n, v in (claims | changes).items() if v is not ...}
@@ -142,12 +142,12 @@ class Issuer:
         return key.sign(key.header(), self.claims(subject, **changes))
 
     def leave(self) -> None:
-        """From now on nobody listens."""
+        """From now on nothing is listening."""
         self._server.shutdown()
         self._server.server_close()
 
     def come_back(self, context: ssl.SSLContext | None = None) -> None:
-        """By TLS, if there is a `context`."""
+        """With TLS, if there is a `context`."""
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
         if context:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
@@ -175,7 +175,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def as_(service: Service, token: str) -> httpx.Client:
-    """A client that shows this token."""
+    """A client that sends this token."""
     return httpx.Client(base_url=service.url, headers=bearer(token), timeout=30)
 
 

@@ -15,5 +15,7 @@ def wait_until(
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what}; last answer: {answer}")
+            raise AssertionError(
+                f"timed out after {seconds:g} s waiting for {what}; last answer: {answer}"
+            )
         time.sleep(every)

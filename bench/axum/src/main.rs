@@ -1,8 +1,8 @@
 //! The API as a Rust engineer would write it in an hour, on axum and sqlx: what wiki-service is
 //! measured against. It has no log, metrics, request ids, limits, probes or document.
 //!
-//! With `OWN_POOL` in the environment it goes without sqlx's pool, which pings each connection that comes
-//! back: as cheap as it can be had.
+//! With `OWN_POOL` in the environment it does not use sqlx's pool, which pings each returned
+//! connection: the cheapest possible variant.
 
 use axum::{
     Json, Router,
@@ -139,7 +139,7 @@ async fn main() {
         None => Pool::Sqlx(
             PgPoolOptions::new()
                 .max_connections(size)
-                // Each would be a round trip more.
+                // Each would be one more round trip.
                 .test_before_acquire(false)
                 .connect_lazy_with(options),
         ),
