@@ -168,7 +168,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends the tests like Ctrl-C: along with what they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config.addinivalue_line("markers", "kubernetes: takes a Kubernetes, as all that use `cluster`")
+    config.addinivalue_line("markers", "kubernetes: needs Kubernetes, like all that use `cluster`")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -204,7 +204,7 @@ def test_the_notes_show_addresses_that_could_be() -> None:
 
 
 def test_the_notes_warn_where_the_controller_is_not_let_in() -> None:
-    warning = "the network policies let in Traefik, and the Ingress is for nginx"
+    warning = "the network policies let in Traefik, but the Ingress class is nginx"
     nginx = ("networkPolicy.enabled=true", "ingress.className=nginx")
     assert warning in notes(*nginx)
     assert warning not in notes(

@@ -287,9 +287,9 @@ def test_a_downgrade_is_refused(machine) -> None:
     machine.describe(wiki_cluster="0.1.9")
     line = machine.refuse()
     assert "downgrade refused" in line
-    assert "wiki-cluster 0.2.0, and this image has 0.1.9" in line
+    assert "wiki-cluster 0.2.0, but this image has 0.1.9" in line
     machine.describe(k3s="1.35.4+k3s1")
-    assert "k3s 1.35.5+k3s1, and this image has 1.35.4+k3s1" in machine.refuse()
+    assert "k3s 1.35.5+k3s1, but this image has 1.35.4+k3s1" in machine.refuse()
     machine.describe(postgresql="17.1")
     assert "holds a database of PostgreSQL 16.9" in machine.refuse()
     assert not any(call.startswith("dockerd") for call in machine.calls)

@@ -160,7 +160,7 @@ def test_an_older_container(commands: Commands) -> None:
 )
 def test_a_taken_port(commands: Commands, error: str) -> None:
     line = commands.refuse("up", START_ERROR=f"Error response from daemon: {error}.")
-    assert line == "up: port 8080 is taken: stop what listens there, and run this again"
+    assert line == "up: port 8080 is taken: stop what is listening there, and run this again"
 
 
 def test_a_container_that_ends(commands: Commands) -> None:
