@@ -55,7 +55,7 @@ impl App {
         let database = self.database()?;
         if !database.indexes.has(index) {
             let name = index.name;
-            let detail = format!("the index {name}, which this needs, is not there yet");
+            let detail = format!("the index {name}, which this request needs, is not there yet");
             return Err(Problem::unavailable(detail));
         }
         Ok(database)

@@ -263,7 +263,7 @@ Environment variables (times in seconds, fractions allowed):\n",
         env!("CARGO_PKG_VERSION")
     );
     describe(&mut text, VARIABLES);
-    text += "\nOpenTelemetry's, which count only where there is an endpoint to send traces to:\n";
+    text += "\nOpenTelemetry's, which count only if there is an endpoint to send traces to:\n";
     describe(&mut text, otel::VARIABLES);
     text
 }

@@ -50,7 +50,7 @@ impl Kind for NotReady {
 impl Operations {
     /// Is the process alive?
     ///
-    /// Says nothing about the database: starting again would not cure that.
+    /// Says nothing about the database: a restart would not help there.
     #[oai(path = "/livez", method = "get", operation_id = "livez")]
     async fn livez(&self) -> Fine {
         YES

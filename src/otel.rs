@@ -21,8 +21,8 @@ pub const VARIABLES: &[(&str, &str, &[&str])] = &[
         TRACES_ENDPOINT,
         "",
         &[
-            "URL for traces alone, taken as it is. It comes before the one above, as do",
-            "OTEL_EXPORTER_OTLP_TRACES_HEADERS, _CERTIFICATE and _PROTOCOL before those below",
+            "URL for traces only, used as it is. It overrides the one above, as",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS, _CERTIFICATE and _PROTOCOL override those below",
         ],
     ),
     (
@@ -33,16 +33,16 @@ pub const VARIABLES: &[(&str, &str, &[&str])] = &[
     (
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "",
-        &["File of the authorities (PEM) by which the collector is known, instead of Mozilla's"],
+        &["PEM file of CA certificates to trust for the collector, instead of Mozilla's"],
     ),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL, &["No other protocol is spoken"]),
-    ("OTEL_TRACES_EXPORTER", "otlp", &["`none` sends no traces, whoever else uses the endpoint"]),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL, &["No other protocol is supported"]),
+    ("OTEL_TRACES_EXPORTER", "otlp", &["`none` sends no traces, even if there is an endpoint"]),
     (
         SAMPLER,
         "parentbased_always_on",
         &[
-            "Which requests are traced: always_on, always_off, traceidratio; after parentbased_, those",
-            "whose caller says so, and by this rule those whose caller says nothing",
+            "Which requests are traced: always_on, always_off or traceidratio; after parentbased_, this",
+            "rule is only for requests whose caller has not decided",
         ],
     ),
     (SAMPLER_ARG, "1", &["The share of requests that traceidratio traces, from 0 to 1"]),
@@ -50,7 +50,7 @@ pub const VARIABLES: &[(&str, &str, &[&str])] = &[
     (
         ATTRIBUTES,
         "",
-        &["What else traces say of the service: NAME=VALUE, separated by commas; a comma is %2C"],
+        &["Further attributes of the service: NAME=VALUE, separated by commas; a comma is %2C"],
     ),
     ("OTEL_SDK_DISABLED", "false", &["`true` switches traces off"]),
 ];
@@ -148,12 +148,12 @@ fn endpoint(value: impl Fn(&str) -> Result<Option<String>, String>) -> Result<Ur
         .filter(|url: &Uri| matches!(url.scheme_str(), Some("http" | "https")))
         .ok_or_else(|| secret(name, "give a URL such as http://collector:4318"))?;
     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(secret(name, "a password belongs into OTEL_EXPORTER_OTLP_HEADERS"));
+        return Err(secret(name, "a password belongs in OTEL_EXPORTER_OTLP_HEADERS"));
     }
     match name {
         ENDPOINT if url.query().is_some() => Err(secret(
             name,
-            format!("/v1/traces follows it, so that it has no ?: try {TRACES_ENDPOINT}"),
+            format!("/v1/traces is appended, so it must have no ?: try {TRACES_ENDPOINT}"),
         )),
         ENDPOINT => {
             let url = format!("{}/v1/traces", text.trim_end_matches('/'));
@@ -182,7 +182,7 @@ fn headers(text: &str) -> Result<HeaderMap, String> {
         let header: HeaderName =
             name.parse().map_err(|_| format!("{name:?} is no header's name"))?;
         let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| format!("the value of {header} cannot stand in a header"))?;
+            .map_err(|_| format!("the value of {header} is not valid in a header"))?;
         value.set_sensitive(true);
         headers.insert(header, value);
     }

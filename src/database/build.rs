@@ -72,7 +72,7 @@ impl Database {
                 };
                 let create: Vec<_> = self.indexes.wanted.iter().filter_map(create).collect();
                 format!(
-                    "{name}: {reason}: have who owns the tables run `wiki-service migrate`, or {}",
+                    "{name}: {reason}: as the tables' owner, run `wiki-service migrate`, or {}",
                     create.join("; ")
                 )
             }
@@ -108,7 +108,7 @@ impl Database {
                 None => {
                     if !told {
                         let name = self.name();
-                        tracing::info!("{name}: an index is missing, and another process is at it");
+                        tracing::info!("{name}: an index is missing; another process builds it");
                         told = true;
                     }
                     sleep(LOOK).await;
@@ -253,7 +253,7 @@ impl Database {
                 tracing::info!("{name}: the index {}: {phase}, {seconds} s so far", index.name);
             }
         }
-        DbErr::Query(RuntimeErr::Internal("the server does not work on it any more".into()))
+        DbErr::Query(RuntimeErr::Internal("the server no longer works on it".into()))
     }
 }
 

@@ -186,7 +186,7 @@ pub fn settings(uri: &str, config: &Config) -> Result<Settings, String> {
         }
     }
     if !ignored.is_empty() {
-        tracing::warn!("passed over, as it means nothing here: {}", ignored.join(", "));
+        tracing::warn!("ignored, as it has no effect here: {}", ignored.join(", "));
     }
     Ok(settings)
 }

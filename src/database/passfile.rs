@@ -8,13 +8,13 @@ pub fn find(file: &Path, hosts: &[&str], rest: [&str; 3]) -> Option<String> {
     let mode = fs::metadata(file).ok()?.permissions().mode();
     if mode & 0o77 != 0 {
         let file = file.display();
-        tracing::warn!("passed over, as others may read it (chmod 600 would do): {file}");
+        tracing::warn!("ignored, as others may access it (chmod 600 prevents that): {file}");
         return None;
     }
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => {
-            tracing::warn!("passed over: {}: {error}", file.display());
+            tracing::warn!("ignored: {}: {error}", file.display());
             return None;
         }
     };

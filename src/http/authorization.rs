@@ -32,7 +32,7 @@ pub struct Admitted {
 
 impl Authorization {
     pub fn new(verifier: Verifier, config: &Config, metrics: &Metrics) -> Self {
-        let help = "Requests that were refused for what they showed of their caller";
+        let help = "Requests refused for want of a valid token, or of permission";
         let refusals =
             IntCounterVec::new(Opts::new("auth_refusals_total", help), &["status", "reason"]);
         let refusals = refusals.expect("valid names");

@@ -66,10 +66,10 @@ impl IntoResponse for Blob {
 
 const HEADERS: [(&str, bool, &str); 6] = [
     ("ETAG", true, "Changes with the bytes (RFC 9110, section 8.8.3)."),
-    ("CACHE-CONTROL", true, "`no-cache`: to be asked for again each time, by `If-None-Match`."),
-    ("ACCEPT-RANGES", true, "`bytes`: a part can be asked for by `Range`."),
-    ("X-CONTENT-TYPE-OPTIONS", true, "`nosniff`: it is no other than its media type."),
-    ("CONTENT-SECURITY-POLICY", true, "`default-src 'none'; sandbox`: nothing in it is run."),
+    ("CACHE-CONTROL", true, "`no-cache`: revalidate each time, with `If-None-Match`."),
+    ("ACCEPT-RANGES", true, "`bytes`: `Range` requests are supported."),
+    ("X-CONTENT-TYPE-OPTIONS", true, "`nosniff`: not to be taken for another media type."),
+    ("CONTENT-SECURITY-POLICY", true, "`default-src 'none'; sandbox`: nothing in it may run."),
     ("CONTENT-DISPOSITION", false, "What to save it as; `attachment`, unless it is an image."),
 ];
 

@@ -102,7 +102,7 @@ impl Bodies {
                 Ok(more) => room.as_mut().expect("of nothing").merge(more),
                 Err(_) if is_written => {}
                 Err(_) => {
-                    let detail = "too many large answers at a time are still on their way";
+                    let detail = "too many large answers are being sent at the moment";
                     return Err(Problem::retry_later(detail));
                 }
             }

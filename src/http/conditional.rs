@@ -100,8 +100,8 @@ impl IfMatch {
         match self {
             Self::Missing => Err(Problem::new(
                 StatusCode::PRECONDITION_REQUIRED,
-                "send the ETag of what is to be changed as If-Match, so that nobody else's change is \
-                 lost; * is whatever is there",
+                "send the ETag of what you change as If-Match, so that nobody else's change is lost; \
+                 * matches any",
             )),
             _ => self.check(etag),
         }
@@ -190,7 +190,7 @@ pub fn add_to(operation: &mut Value) {
         headers.remove(of_body.as_str().to_uppercase());
     }
     operation["responses"]["304"] = yaml(json!({
-        "description": "The client has it already, by what it sent in `If-None-Match`.",
+        "description": "The client already has it, according to its `If-None-Match`.",
         "headers": headers,
     }));
     let parameter = yaml(json!({
@@ -223,7 +223,7 @@ pub enum Found<T: Type + Serialize> {
         /// Changes with the resource (RFC 9110, section 8.8.3).
         #[oai(header = "ETag")]
         String,
-        /// `no-cache`: to be asked for again each time, by `If-None-Match`.
+        /// `no-cache`: revalidate each time, with `If-None-Match`.
         #[oai(header = "Cache-Control")]
         String,
     ),

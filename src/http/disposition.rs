@@ -126,7 +126,7 @@ fn checked(path: String) -> Result<String, String> {
         let path: String = path.chars().take(40).collect();
         Err(format!("names no file: {path:?}"))
     } else if length > MAX_CHARACTERS {
-        Err(format!("names a file by {length} characters: at most {MAX_CHARACTERS} are allowed"))
+        Err(format!("names a file with {length} characters: at most {MAX_CHARACTERS} are allowed"))
     } else if name.chars().any(is_control) {
         Err(format!("names a file with control characters: {name:?}"))
     } else {

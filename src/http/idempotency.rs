@@ -40,7 +40,7 @@ impl IdempotencyKey {
 
     /// A 422: the key was sent with other fields before.
     pub fn used() -> Problem {
-        let wrong = "was sent before with other fields: another request takes another key";
+        let wrong = "was sent before with other fields: a different request needs a different key";
         refusal(wrong.to_owned())
     }
 }

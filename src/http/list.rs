@@ -138,7 +138,7 @@ pub enum Listed<T: Type + Serialize + ToJSON> {
         /// Changes with what the page holds (RFC 9110, section 8.8.3).
         #[oai(header = "ETag")]
         String,
-        /// `no-cache`: to be asked for again each time, by `If-None-Match`.
+        /// `no-cache`: revalidate each time, with `If-None-Match`.
         #[oai(header = "Cache-Control")]
         String,
     ),

@@ -58,7 +58,7 @@ pub const CUT_SHORT: Status = (StatusCode::BAD_REQUEST, "The body ended too earl
 pub const INVALID: Status =
     (StatusCode::UNPROCESSABLE_ENTITY, "The request is not valid; `errors` lists what is wrong.");
 pub const INTERNAL: Status =
-    (StatusCode::INTERNAL_SERVER_ERROR, "A mistake of the service; its log has the cause.");
+    (StatusCode::INTERNAL_SERVER_ERROR, "Internal error; the service's log has the cause.");
 pub const UNAVAILABLE: Status =
     (StatusCode::SERVICE_UNAVAILABLE, "The database is not available, or a time limit has passed.");
 
@@ -117,15 +117,15 @@ fn headers(status: StatusCode) -> Vec<MetaHeader> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => vec![header(
             "Retry-After",
-            "Seconds; only where a second try cannot write twice: nothing has reached the database, \
-             or the request has an `Idempotency-Key`",
+            "Seconds; only if a retry cannot write twice: nothing has reached the database, or the \
+             request has an `Idempotency-Key`",
             u32::schema_ref(),
         )],
         StatusCode::PRECONDITION_FAILED => {
-            vec![header("ETag", "That of what is there now", String::schema_ref())]
+            vec![header("ETag", "The current one", String::schema_ref())]
         }
         StatusCode::CONFLICT => {
-            vec![header("Location", "Where what is in the way is", String::schema_ref())]
+            vec![header("Location", "Where to find what conflicts", String::schema_ref())]
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
             vec![header("Content-Range", "How many bytes there are", String::schema_ref())]

@@ -112,7 +112,7 @@ impl Problem {
 
     /// A 416, with how many bytes there are (RFC 9110, section 15.5.17).
     pub fn no_range(size: u64) -> Self {
-        let detail = format!("there are {size} bytes: none of the range");
+        let detail = format!("the range is empty or beyond the end: there are {size} bytes");
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, detail)
             .with_header("content-range", format!("bytes */{size}"))
     }
@@ -133,7 +133,7 @@ impl Problem {
             );
         }
         if error.is::<MethodNotAllowedError>() {
-            return Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method");
+            return Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed on this path");
         }
         tracing::error!("unexpected: {error}");
         Self::internal()
@@ -143,7 +143,7 @@ impl Problem {
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "something went wrong here; the log has more under this request's id",
+            "internal error; the service's log has more under this request's id",
         )
     }
 
@@ -191,7 +191,7 @@ impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
         if database::is_missing_index(&error) {
             // Refused before anything was written.
-            return Self::retry_later("an index that this needs is not there yet");
+            return Self::retry_later("an index that this request needs is not there yet");
         }
         let reason = database::reason(&error);
         if database::is_unavailable(&error) {

@@ -44,7 +44,7 @@ impl RateLimit {
     pub fn new(config: &Config, metrics: &Metrics) -> Option<Self> {
         let per_second = config.rate_limit_per_second.0?.0;
         let burst = config.rate_limit_burst.0.map(u32::from);
-        let help = "Requests that were refused for their number, by whose bucket was empty";
+        let help = "Requests refused by the rate limit, by whose bucket was empty";
         let refusals = IntCounterVec::new(Opts::new("rate_limited_total", help), &["by"]);
         let refusals = refusals.expect("valid names");
         // So that both series exist from the start.

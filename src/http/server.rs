@@ -108,7 +108,7 @@ pub async fn serve<E>(
     }
     end.send(()).ok();
     if timeout_at(stopped + grace, all_ended()).await.is_err() {
-        tracing::warn!("the grace is over: connections that are still open are cut off");
+        tracing::warn!("the grace period is over: connections that are still open are cut off");
     }
 }
 

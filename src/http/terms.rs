@@ -28,7 +28,7 @@ const REFUSALS: [(StatusCode, &str); 2] = [
     (StatusCode::UNAUTHORIZED, "No token, or one that is not valid."),
     (
         StatusCode::FORBIDDEN,
-        "The token does not allow this: it lacks a scope, or is another's. Or `EDITING` does not.",
+        "The token lacks a scope, this is somebody else's, or `EDITING` does not allow it.",
     ),
 ];
 const TOO_MANY: (StatusCode, &str) =
@@ -91,7 +91,7 @@ impl Terms {
 fn challenge(status: StatusCode) -> serde_json::Value {
     json!({
         "WWW-Authenticate": {
-            "description": "What to send instead (RFC 6750, section 3); not where it is another's",
+            "description": "What to send instead (RFC 6750, section 3); not if it is somebody else's",
             "required": status == StatusCode::UNAUTHORIZED,
             "schema": {"type": "string"},
         }

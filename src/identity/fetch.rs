@@ -98,7 +98,7 @@ fn parse(url: &str) -> Result<Uri, String> {
     match scheme {
         "https" => {}
         "http" if host == "localhost" || host.parse().is_ok_and(is_loopback) => {}
-        "http" => return Err(format!("{host} is not this machine: it is called by https only")),
+        "http" => return Err(format!("{host} is not this machine: it is called over https only")),
         _ => return Err(format!("{url:?} is not https")),
     }
     Ok(uri)
@@ -114,7 +114,7 @@ async fn check_is_here(uri: &Uri) -> Result<(), String> {
     let found = lookup_host((host(uri), 0)).await.map_err(|error| error.to_string())?;
     match found.map(|address| address.ip()).find(|&ip| !is_loopback(ip)) {
         None => Ok(()),
-        Some(ip) => Err(format!("{ip} is not this machine: it is called by https only")),
+        Some(ip) => Err(format!("{ip} is not this machine: it is called over https only")),
     }
 }
 

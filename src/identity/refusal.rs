@@ -67,8 +67,8 @@ impl Refusal {
             Self::Expired => "the token has expired",
             Self::NotYetValid => "the token is not valid yet",
             Self::Subject => "the token's sub is not a text of 1 to 255 characters",
-            Self::NoKeys => "the token cannot be verified: the issuer's keys cannot be had now",
-            Self::Scope => "this takes a token with the scope wiki:admin",
+            Self::NoKeys => "the token cannot be verified: the issuer's keys are not available now",
+            Self::Scope => "this needs a token with the scope wiki:admin",
             Self::NotOwn => "this is somebody else's",
         }
     }

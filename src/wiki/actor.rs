@@ -94,7 +94,7 @@ impl Actor {
         }
         match self.check(database, post).await {
             Err(problem) => problem,
-            Ok(()) => Problem::retry_later("the post, or its user, was made a moment ago"),
+            Ok(()) => Problem::retry_later("the post, or its user, was created a moment ago"),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Naming for ByToken {
     type SetFailure = ChangeFailure;
 }
 
-/// Whose it is. Unknown fields are ignored.
+/// The user who does something. Unknown fields are ignored.
 #[derive(Object)]
 #[oai(example)]
 pub struct Named {

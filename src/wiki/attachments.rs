@@ -40,24 +40,24 @@ use crate::{
     },
 };
 
-/// A file that hangs on a post.
+/// A file that is attached to a post.
 #[derive(DerivePartialModel, Object, Serialize)]
 #[oai(example, read_only_all)]
 #[sea_orm(entity = "Entity")]
 struct Attachment {
-    /// The number that the attachment goes by.
+    /// The attachment's id.
     attachment_id: Id,
-    /// The id of the post that it hangs on.
+    /// The id of the post that it is attached to.
     post_id: Id,
     /// What the file is called.
     filename: String,
-    /// `image/gif`, `image/jpeg`, `image/png` or `image/webp`, if it begins so; else
+    /// `image/gif`, `image/jpeg`, `image/png` or `image/webp`, by its first bytes; otherwise
     /// `application/octet-stream`.
     media_type: String,
     /// How many bytes it has.
     #[sea_orm(from_expr = "size()")]
     size: i32,
-    /// The id of the user who added it; `null` where nobody is known, or no more.
+    /// The id of the user who added it; `null` if that is not known, or no longer.
     owner_id: OrNull<Id>,
     /// When it was added: UTC, without a zone, to the microsecond.
     created_time: Time,
@@ -106,15 +106,15 @@ impl Attachments {
 impl Attachments {
     /// Add an attachment to a post
     ///
-    /// A post has at most ten. Which type the file is said to be does not matter.
+    /// A post has at most ten. The file's declared media type does not matter.
     #[oai(path = "/posts/:id/attachments", method = "post", operation_id = "create_attachment")]
     async fn create(
         &self,
         By(by): By<Writer>,
         /// The post's id.
         id: Path<Id>,
-        /// `attachment; filename="NAME"`, or for other characters than ASCII `filename*=UTF-8''NAME`: what
-        /// the file is called, in at most 255 characters (RFC 6266). Of a path, the last segment.
+        /// The file's name in at most 255 characters: `attachment; filename="NAME"`, or for characters
+        /// other than ASCII `filename*=UTF-8''NAME` (RFC 6266). Of a path, the last segment is used.
         #[oai(name = "Content-Disposition")]
         filename: Header<Filename>,
         file: File,
@@ -198,10 +198,10 @@ impl Attachments {
         &self,
         /// The attachment's id.
         id: Path<Id>,
-        /// One range of bytes, such as `bytes=0-99` or `bytes=-100`; of several, all is sent.
+        /// One range of bytes, such as `bytes=0-99` or `bytes=-100`; for several, everything is sent.
         #[oai(name = "Range")]
         range: Header<Range>,
-        /// The `ETag` of which a range is wanted; of another one, all is sent.
+        /// The `ETag` that the range is of; if it is another one now, everything is sent.
         #[oai(name = "If-Range")]
         if_range: Header<IfRange>,
         headers: &HeaderMap,
@@ -218,7 +218,7 @@ impl Attachments {
 
     /// Delete an attachment
     ///
-    /// One that is one's own; it takes the scope `wiki:admin` to delete anybody's.
+    /// One's own, or with the scope `wiki:admin` anybody's.
     #[oai(path = "/attachments/:id", method = "delete", operation_id = "delete_attachment")]
     async fn delete(
         &self,

@@ -136,7 +136,7 @@ impl Change {
             }
             seen = Some(found);
         }
-        let busy = format!("others change post {} all the time", self.id);
+        let busy = format!("others keep changing post {}", self.id);
         Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))
     }
 

@@ -49,7 +49,7 @@ pub mod entity {
     #[oai(rename = "Comment", example, read_only_all)]
     #[sea_orm(table_name = "comments")]
     pub struct Model {
-        /// The number that the comment goes by.
+        /// The comment's id.
         #[sea_orm(primary_key)]
         pub comment_id: Id,
         /// The id of the post that it is on.
@@ -210,10 +210,10 @@ impl<N: New> Comments<N> {
         writer: By<Writer>,
         /// The post's id.
         id: Path<Id>,
-        /// By this key the request may be repeated until it is answered: the first try writes, and each
-        /// other one gets the same answer. The same key with other fields, or for another post, is a
-        /// 422. A key is 1 to 255 visible ASCII characters, in quotes or without, and lives as long as
-        /// what it has written.
+        /// With this key, the request may be repeated until it is answered: the first attempt writes, and
+        /// the others get the same answer. The same key with other fields, or for another post, is a 422.
+        /// A key is 1 to 255 visible ASCII characters, in quotes or without, and lives as long as what it
+        /// has written.
         #[oai(name = "Idempotency-Key")]
         key: Header<IdempotencyKey>,
         new: Json<N>,

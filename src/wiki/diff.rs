@@ -40,7 +40,7 @@ impl Diffs {
 
 #[derive(ApiResponse)]
 enum Compared {
-    /// As `diff -u` and `patch` have it, with three lines around each change; empty if the texts are the
+    /// In the format of `diff -u` and `patch`, with three lines of context; empty if the texts are the
     /// same.
     #[oai(status = 200)]
     Unified(PlainText<String>),
@@ -54,16 +54,15 @@ impl Diffs {
         &self,
         /// The post's id.
         id: Path<Id>,
-        /// The number of the revision to begin from.
+        /// The number of the old revision.
         from: Required<Id>,
-        /// The number of the revision to come to.
+        /// The number of the new revision.
         to: Required<Id>,
     ) -> Result<Compared, Failure<ReadFailure>> {
         let (from, to) = (from.0, to.0);
         let (old, new) = revisions::find_two(&self.app, id.0, from, to).await?;
         let turn = self.turns.clone().try_acquire_owned().map_err(|_| {
-            let detail = "as many revisions as are at a time are being compared";
-            Problem::retry_later(detail)
+            Problem::retry_later("too many revisions are being compared at the moment")
         })?;
         let diff = spawn_blocking(move || {
             let _turn = turn;

@@ -25,7 +25,7 @@ pub struct Owner(pub Arc<Caller>);
 impl Party for Writer {
     fn of(request: &Request) -> Result<Self, Problem> {
         let Some(editing) = request.extensions().get() else {
-            return Err(switched_off("nothing here is changed or added to: EDITING is off"));
+            return Err(switched_off("nothing can be changed or added: EDITING is off"));
         };
         Ok(Self { editing: *editing, caller: Party::of(request)? })
     }
@@ -33,7 +33,7 @@ impl Party for Writer {
 
 impl Party for Owner {
     fn of(request: &Request) -> Result<Self, Problem> {
-        let nobody = "what anyone may write, nobody may delete: EDITING is anyone";
+        let nobody = "where anyone may write, nobody may delete: EDITING is anyone";
         Writer::of(request)?.caller.map(Self).ok_or_else(|| switched_off(nobody))
     }
 }

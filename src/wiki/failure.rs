@@ -6,10 +6,10 @@ use crate::http::operation::{
     CUT_SHORT, INTERNAL, INVALID, Kind, NOT_JSON, Status, TOO_LARGE, TOO_SLOW, UNAVAILABLE,
 };
 
-const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "There is nothing by this id.");
+const NOT_FOUND: Status = (StatusCode::NOT_FOUND, "There is nothing with this id.");
 
 const SWITCHED_OFF: Status =
-    (StatusCode::FORBIDDEN, "Nobody may, or not this caller: `EDITING` says who may what.");
+    (StatusCode::FORBIDDEN, "Nobody may do this, or not this caller: see `EDITING`.");
 const CHANGED: Status =
     (StatusCode::PRECONDITION_FAILED, "It has been changed: its `ETag` is none of `If-Match`.");
 
@@ -144,7 +144,7 @@ impl Kind for ReadMediaFailure {
 
 const NO_IMAGE: Status = (
     StatusCode::UNSUPPORTED_MEDIA_TYPE,
-    "The body is no GIF, JPEG, PNG or WebP image, is another one than it is said to be, or is compressed.",
+    "The body is not a GIF, JPEG, PNG or WebP image, not of its declared type, or compressed.",
 );
 
 /// Setting a picture.

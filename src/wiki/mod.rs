@@ -28,8 +28,8 @@ enum Tag {
     Users,
     /// Texts by users.
     Posts,
-    /// What users say of posts.
+    /// What users say about posts.
     Comments,
-    /// What users show of posts.
+    /// How users react to posts.
     Reactions,
 }

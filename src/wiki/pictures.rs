@@ -101,7 +101,7 @@ enum Put {
         #[oai(header = "ETag")]
         String,
     ),
-    /// It took the place of another one, or was there before.
+    /// It has replaced another one, or was there already.
     #[oai(status = 204)]
     Replaced(
         /// Of the picture.
@@ -114,8 +114,8 @@ enum Put {
 impl Pictures {
     /// Set a user's picture
     ///
-    /// A GIF, JPEG, PNG or WebP image of at most 256 KiB, by its first bytes. With tokens, one's own user's;
-    /// it takes the scope `wiki:admin` to set anybody's.
+    /// A GIF, JPEG, PNG or WebP image of at most 256 KiB, recognized by its first bytes. With tokens, one's
+    /// own user's, or with the scope `wiki:admin` anybody's.
     #[oai(path = "/users/:id/picture", method = "put", operation_id = "set_picture")]
     async fn put(
         &self,
@@ -172,10 +172,10 @@ impl Pictures {
         &self,
         /// The user's id.
         id: Path<Id>,
-        /// One range of bytes, such as `bytes=0-99` or `bytes=-100`; of several, all is sent.
+        /// One range of bytes, such as `bytes=0-99` or `bytes=-100`; for several, everything is sent.
         #[oai(name = "Range")]
         range: Header<Range>,
-        /// The `ETag` of which a range is wanted; of another picture, all is sent.
+        /// The `ETag` that the range is of; if it is another one now, everything is sent.
         #[oai(name = "If-Range")]
         if_range: Header<IfRange>,
         headers: &HeaderMap,
@@ -192,7 +192,7 @@ impl Pictures {
 
     /// Delete a user's picture
     ///
-    /// One's own user's; it takes the scope `wiki:admin` to delete anybody's.
+    /// One's own user's, or with the scope `wiki:admin` anybody's.
     #[oai(path = "/users/:id/picture", method = "delete", operation_id = "delete_picture")]
     async fn delete(
         &self,

@@ -114,15 +114,14 @@ impl OnePost {
 
     /// Edit a post
     ///
-    /// The text before is kept as a revision. The same text changes nothing.
+    /// The previous text is kept as a revision. The same text changes nothing.
     #[oai(path = "/posts/:id", method = "put", operation_id = "edit_post")]
     async fn edit(
         &self,
         By(writer): By<Writer>,
         /// The post's id.
         id: Path<Id>,
-        /// The `ETag` of the post as it was read, which is still to be its own; several; or `*`, whatever
-        /// its text is now.
+        /// The `ETag` of the post as it was read, which it must still have; several; or `*` for any.
         #[oai(name = "If-Match")]
         if_match: Header<MustMatch>,
         new: Json<NewContent>,
@@ -148,14 +147,14 @@ impl OnePost {
 
     /// Delete a post
     ///
-    /// With all that belongs to it, for good. It takes its author, or the scope `wiki:admin`.
+    /// With everything that belongs to it, for good. Only by its author, or with the scope `wiki:admin`.
     #[oai(path = "/posts/:id", method = "delete", operation_id = "delete_post")]
     async fn delete(
         &self,
         By(owner): By<Owner>,
         /// The post's id.
         id: Path<Id>,
-        /// An `ETag` that the post has to have still; several; or `*`.
+        /// An `ETag` that the post must still have; several; or `*` for any.
         #[oai(name = "If-Match")]
         if_match: Header<IfMatch>,
     ) -> Result<Done, Failure<DeleteFailure>> {

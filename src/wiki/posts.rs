@@ -51,7 +51,7 @@ pub mod entity {
     #[oai(rename = "Post", example, read_only_all)]
     #[sea_orm(table_name = "posts")]
     pub struct Model {
-        /// The number that the post goes by.
+        /// The post's id.
         #[sea_orm(primary_key)]
         pub post_id: Id,
         /// The text, as it was sent.
@@ -96,7 +96,7 @@ impl Example for Post {
 #[oai(rename = "ListedPost", read_only_all)]
 #[sea_orm(entity = "Entity")]
 struct Entry {
-    /// The number that the post goes by.
+    /// The post's id.
     post_id: Id,
     /// The first 200 characters of the text.
     #[sea_orm(from_expr = "excerpt()")]
@@ -248,8 +248,8 @@ impl Posts {
     async fn create(
         &self,
         caller: By<Option<Arc<Caller>>>,
-        /// By this key the request may be repeated until it is answered: the first try writes, and each
-        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// With this key, the request may be repeated until it is answered: the first attempt writes, and
+        /// the others get the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
         #[oai(name = "Idempotency-Key")]
         key: Header<IdempotencyKey>,

@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// What can be shown.
+/// The kinds of reactions.
 #[derive(Clone, Copy, Debug, DeriveActiveEnum, Enum, EnumIter, PartialEq, Serialize)]
 #[oai(rename = "ReactionKind", rename_all = "lowercase")]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
@@ -99,7 +99,7 @@ mod entity {
 
 use entity::{ActiveModel, Column, Entity};
 
-/// How many users show what of a post.
+/// How many users have reacted to a post, and how.
 #[derive(FromQueryResult, Object, Serialize)]
 #[oai(rename = "Reactions", example, read_only_all)]
 struct Counts {
@@ -119,7 +119,7 @@ struct Counts {
     rocket: i32,
     /// How many have an eye on it.
     eyes: i32,
-    /// With a token: what its user shows.
+    /// With a token: the reactions of its user.
     #[oai(skip_serializing_if_is_none)]
     #[sea_orm(skip)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,16 +204,16 @@ impl<N: Naming> Reactions<N> {
 
     /// Set a reaction
     ///
-    /// Once or several times: it is the same.
+    /// Setting it again changes nothing.
     #[oai(path = "/posts/:id/reactions/:kind", method = "put", operation_id = "set_reaction")]
     async fn set(
         &self,
         writer: By<Writer>,
         /// The post's id.
         id: Path<Id>,
-        /// What is shown.
+        /// The kind of reaction.
         kind: Path<Kind>,
-        /// Whose it is.
+        /// The user who reacts.
         named: N::Set,
     ) -> Result<Done, Failure<N::SetFailure>> {
         let (post, kind) = (id.0, kind.0);
@@ -241,9 +241,9 @@ impl<N: Naming> Reactions<N> {
         writer: By<Writer>,
         /// The post's id.
         id: Path<Id>,
-        /// What is no longer shown.
+        /// The kind of reaction.
         kind: Path<Kind>,
-        /// The id of the user whose it is.
+        /// The id of the user who has reacted.
         user_id: N::Unset,
     ) -> Result<Done, Failure<ChangeFailure>> {
         let (post, kind) = (id.0, kind.0);

@@ -39,7 +39,7 @@ macro_rules! text_at {
     };
 }
 
-/// The text that a post got at a time.
+/// A text that a post has, or has had.
 #[derive(Object, Serialize)]
 #[oai(read_only_all)]
 struct Revision {

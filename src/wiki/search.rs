@@ -31,7 +31,7 @@ pub fn database(app: &App) -> Result<&Database, Problem> {
     if !app.database()?.indexes.has_search() {
         return Err(Problem::invalid(vec![Invalid {
             pointer: "#/query/q".into(),
-            detail: "q asks for a search, which this service has where SEARCH=true is set".into(),
+            detail: "q is for the search, which this service has only with SEARCH=true".into(),
         }]));
     }
     app.database_with(&INDEX)
@@ -42,7 +42,7 @@ pub fn problem(error: DbErr) -> Problem {
     match is_overtime(&error) {
         true => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "so many posts have these words that to sort them took too long: add a rarer word",
+            "so many posts have these words that sorting them took too long: add a rarer word",
         ),
         false => error.into(),
     }

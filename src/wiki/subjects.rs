@@ -46,7 +46,7 @@ use crate::{
 const ISSUER: &str = "issuer";
 const SUBJECT: &str = "subject";
 
-const NO_USER_YET: &str = "you have no user yet: POST /users with a name makes it";
+const NO_USER_YET: &str = "you have no user yet: POST /users with a name creates it";
 
 /// A subject, as its issuer names it (OpenID Connect Core 1.0, section 2).
 type Subject = Text<255, true>;
@@ -57,8 +57,8 @@ type Subject = Text<255, true>;
 struct NewOwnUser {
     /// 1 to 200 characters, not all of them white space, none of them NUL. Kept as it is sent.
     name: Text<200>,
-    /// With the scope `wiki:admin`: the subject whose user this is, as the issuer names it. Else it is the
-    /// caller's.
+    /// With the scope `wiki:admin`: the subject whose user this is, as the issuer names it. By default, the
+    /// caller.
     subject: Option<Subject>,
 }
 
@@ -75,11 +75,11 @@ impl FromFields for NewOwnUser {
     }
 }
 
-/// Whose a user is.
+/// The subject that a user belongs to.
 #[derive(Object)]
 #[oai(example)]
 struct NewSubject {
-    /// The subject, as the issuer names it; `null` leaves the user to nobody.
+    /// The subject, as the issuer names it; `null` makes the user nobody's.
     subject: OrNull<Subject>,
 }
 
@@ -122,8 +122,8 @@ impl OwnUsers {
     async fn create(
         &self,
         caller: By<Option<Arc<Caller>>>,
-        /// By this key the request may be repeated until it is answered: the first try writes, and each
-        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// With this key, the request may be repeated until it is answered: the first attempt writes, and
+        /// the others get the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, is its caller's own, and lives as long as what
         /// it has written.
         #[oai(name = "Idempotency-Key")]
@@ -173,9 +173,9 @@ impl OwnUsers {
         Ok(Found::new(&user))
     }
 
-    /// Say whose a user is
+    /// Set a user's subject
     ///
-    /// For users from before there were tokens. It takes the scope `wiki:admin`.
+    /// For users from before there were tokens. Only with the scope `wiki:admin`.
     #[oai(path = "/users/:id/subject", method = "put", operation_id = "set_subject")]
     async fn bind(
         &self,

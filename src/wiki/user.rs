@@ -95,7 +95,7 @@ impl OneUser {
             .all(database)
             .await?;
         if posts.is_empty() {
-            let detail = format!("something that is no post hung on user {id}: try again");
+            let detail = format!("something other than a post referred to user {id}: try again");
             return Ok(Problem::new(StatusCode::CONFLICT, detail));
         }
         let named: Vec<_> = posts.iter().map(|post| format!("DELETE /posts/{post}")).collect();
@@ -128,8 +128,8 @@ impl OneUser {
 
     /// Delete a user
     ///
-    /// Who has no posts, for good: oneself, or with the scope `wiki:admin` anybody. What the user has
-    /// edited is kept, without an editor.
+    /// For good, and only if there are no posts: one's own user, or with the scope `wiki:admin` anybody.
+    /// What the user has edited is kept, without an editor.
     #[oai(path = "/users/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(
         &self,

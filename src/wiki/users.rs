@@ -39,7 +39,7 @@ pub mod entity {
     #[oai(rename = "User", example, read_only_all)]
     #[sea_orm(table_name = "users")]
     pub struct Model {
-        /// The number that the user goes by.
+        /// The user's id.
         #[sea_orm(primary_key)]
         pub id: Id,
         /// The name, as it was sent.
@@ -149,8 +149,8 @@ impl AnyUsers {
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
     async fn create(
         &self,
-        /// By this key the request may be repeated until it is answered: the first try writes, and each
-        /// other one gets the same answer. The same key with other fields is a 422. A key is 1 to 255
+        /// With this key, the request may be repeated until it is answered: the first attempt writes, and
+        /// the others get the same answer. The same key with other fields is a 422. A key is 1 to 255
         /// visible ASCII characters, in quotes or without, and lives as long as what it has written.
         #[oai(name = "Idempotency-Key")]
         key: Header<IdempotencyKey>,
