@@ -24,8 +24,8 @@ def fill(database: Database, posts: int, revisions: int) -> None:
 
     database.execute("INSERT INTO users (name, created_time) VALUES ('x', '2024-12-14 10:30:00')")
     database.execute(
-        "INSERT INTO posts (content, user_id, created_time, revision, edited_time) "
-        f"SELECT 'text of post ' || p, 1, '2024-12-14 10:30:00', {revisions}, "
+        "INSERT INTO posts (post_id, content, user_id, created_time, revision, edited_time) "
+        f"SELECT p, 'text of post ' || p, 1, '2024-12-14 10:30:00', {revisions}, "
         f"'2024-12-15 10:30:00' FROM {numbers(posts, 'p')}"
     )
     if revisions > 1:
