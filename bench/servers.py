@@ -60,7 +60,7 @@ def runs(program: str) -> str | None:
 def filled(rows: int) -> str:
     """SQL that creates `rows` users, and a post by each."""
     return f"""
-        TRUNCATE posts, users RESTART IDENTITY;
+        TRUNCATE posts, users RESTART IDENTITY CASCADE;
         SET session_replication_role = replica; -- no look for the user of each post
         INSERT INTO users (name, created_time)
             SELECT 'User number ' || i, now() FROM generate_series(1, {rows}) i;
