@@ -149,7 +149,7 @@ impl Config {
 fn check_password(password: &str) -> Result<(), String> {
     if password.chars().any(char::is_control) {
         return Err(
-            "GRAFANA_ADMIN_PASSWORD: it contains a line break or another control character".into()
+            "GRAFANA_ADMIN_PASSWORD: it contains a line break or another control character".into(),
         );
     }
     // Grafana's own minimum, below which its login form refuses to change it.
