@@ -32,6 +32,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// The key of the advisory lock under which an index is built: the bytes of "wikI". It is only tried,
 /// never awaited: the build would wait for the statement that waits for the lock.
 const LOCK: i64 = 0x77696b49;
+/// Begins the transaction that holds the lock. If its client is lost, the server ends it.
+const BEGIN_TURN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+                          SET LOCAL idle_in_transaction_session_timeout = '1min'";
 /// The settings of a build, where sessions are our own.
 const UNLIMITED: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("client_min_messages", "warning")];
@@ -167,18 +170,16 @@ impl Database {
     /// Selects whoever holds the advisory lock or is at work.
     fn others(&self) -> String {
         let has_lock = "locktype = 'advisory' AND classid = 0 AND objsubid = 1 AND objid =";
-        format!("{} OR {has_lock} {LOCK})", self.at_work())
+        sessions(&format!("{} OR {has_lock} {LOCK}", self.is_at_work()))
     }
 
-    /// The beginning of a query, up to a parenthesis: since a statement outlives its client, it selects whoever
-    /// holds or awaits the table lock that builds and drops take. Autovacuum, which has no user, gives way.
-    fn at_work(&self) -> String {
+    /// Of a lock: since a statement outlives its client, this is the table lock that builds and drops take, held
+    /// or awaited. Autovacuum, which has no user, gives way.
+    fn is_at_work(&self) -> String {
         let tables = self.indexes.wanted.iter().map(|(index, _)| index.table);
         let tables: Vec<_> = tables.map(|table| format!("to_regclass('{table}')")).collect();
         format!(
-            "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
-             WHERE datname = current_database() AND pid <> pg_backend_pid() AND (\
-             relation IN ({}) AND mode = 'ShareUpdateExclusiveLock' AND usesysid IS NOT NULL",
+            "relation IN ({}) AND mode = 'ShareUpdateExclusiveLock' AND usesysid IS NOT NULL",
             tables.join(", ")
         )
     }
@@ -188,7 +189,7 @@ impl Database {
     async fn take_turn(&self) -> Result<Option<PgConnection>, DbErr> {
         let work = async {
             let mut connection = self.connect_unlimited().await?;
-            raw_sql(AssertSqlSafe(begin_turn())).execute(&mut connection).await?;
+            raw_sql(BEGIN_TURN).execute(&mut connection).await?;
             let others = self.others();
             let ask = format!(
                 "SELECT CASE WHEN pg_try_advisory_xact_lock({LOCK}) AND NOT EXISTS ({others}) \
@@ -236,7 +237,7 @@ impl Database {
     async fn watch(&self, index: &Index) -> DbErr {
         let began = Instant::now();
         let (mut told, mut lost) = (began, 0);
-        let (at_work, progress) = (format!("{})", self.at_work()), progress(index.table));
+        let (at_work, progress) = (sessions(&self.is_at_work()), progress(index.table));
         while lost < LOST {
             sleep(LOOK).await;
             match self.query_one_raw(self.select(&at_work)).await {
@@ -257,12 +258,11 @@ impl Database {
     }
 }
 
-/// Begins the transaction that holds the lock. If its client is lost, the server ends it.
-fn begin_turn() -> String {
-    let idle = 6 * TELL.as_millis();
+/// Selects the other sessions of this database that have or await such a lock.
+fn sessions(lock: &str) -> String {
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; \
-         SET LOCAL idle_in_transaction_session_timeout = {idle}"
+        "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND ({lock})"
     )
 }
 

@@ -406,10 +406,11 @@ def test_schemathesis_finds_nothing(
         more = ("--header", f"Authorization: Bearer {issuer.token(scope=ADMIN)}")
     service = start_service(database, RUST_LOG="warn", SEARCH="true", **variables)
     # by itself it expects no 428, and no 413 for a text whose escapes make the body too large
-    expected = '["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428"]'
-    checks = ("missing_required_header", "negative_data_rejection")
+    missing = '["400", "401", "403", "406", "415", "422", "428"]'
+    invalid = '["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428"]'
     (tmp_path / "schemathesis.toml").write_text(
-        "".join(f"[checks.{check}]\nexpected-statuses = {expected}\n" for check in checks)
+        f"[checks.missing_required_header]\nexpected-statuses = {missing}\n"
+        f"[checks.negative_data_rejection]\nexpected-statuses = {invalid}\n"
     )
     schemathesis = Path(sys.executable).parent / "schemathesis"
     with unharmed(service, figures):
