@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every check and test, or those of the named stages: ./test.sh [service|chart|cluster|nix|deploy|kubernetes|faults]...
-# The stage faults runs only when it is named: the service's tests/faults at length, for a quarter of an hour.
+# The stage faults runs only when it is named: the service's tests/faults at length, for some two hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -90,7 +90,7 @@ class Postgres:
             self.process = subprocess.Popen(
                 [need("postgres", "postgresql"), "-D", data, "-p", str(self.port),
                  "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.home}",
-                 "-c", "max_connections=150"],
+                 "-c", "max_connections=300"],
                 cwd=self.home, stdout=log, stderr=log, **user,
             )  # fmt: skip
         self.libpq = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "wiki"}

@@ -55,11 +55,11 @@ config! {
     database_pool_size: NonZeroU16 = "8",
     /// Longest wait for a free connection; then the response is a 503
     database_acquire_timeout_seconds: Seconds = "0.8",
-    /// Longest time for one statement: then PostgreSQL cancels it, and 0.1 s later the response is a
+    /// Longest time for one statement: then it is cancelled, and at most 0.1 s later the response is a
     /// 503
     database_statement_timeout_seconds: Seconds = "0.9",
-    /// Longest wait for the database at the start, after which the service exits; a migration may take
-    /// longer, as long as the database responds
+    /// Longest wait for the database at the start, after which the service exits with 1; a migration
+    /// may take longer, as long as the database responds
     startup_timeout_seconds: Seconds = "60",
     /// Longest time for one request, its body included; then the response is a 503, or a 408 if the
     /// body has not arrived
@@ -69,9 +69,11 @@ config! {
     /// Longest time for a connection to stay open between two requests; a proxy in front should
     /// close it first
     idle_timeout_seconds: Seconds = "120",
-    /// Maximum number of client connections; further ones wait to be accepted
+    /// Maximum number of client connections; further ones wait to be accepted. Hostile clients can make
+    /// each take 250 kB of memory
     max_connections: NonZeroU32 = "10000",
-    /// Maximum size of a request body in bytes; a larger one is rejected with 413
+    /// Maximum size of a request body in bytes; a larger one is rejected with 413. All bodies,
+    /// and all responses above 64 KiB, share 64 MiB of memory; what does not fit gets a 503
     max_body_bytes: NonZeroU32 = "1048576",
     /// How long the response to a read by id is kept in memory, to be sent again; 0 keeps none. What
     /// another replica or program writes is seen that much later
@@ -84,6 +86,7 @@ config! {
     /// Who may edit and delete, and add comments, reactions, pictures and attachments. `off`: nobody.
     /// With AUTH_ISSUER, `author`: everyone who is signed in, but a post is edited by its author alone;
     /// `users`: everyone who is signed in. Without it, `anyone`: everyone, but nothing is deleted
+    /// except reactions
     editing: Editing = "off",
     /// Longest time from SIGTERM or SIGINT to the exit
     shutdown_grace_seconds: Seconds = "10",
@@ -104,8 +107,8 @@ config! {
     auth_ca_file: String = "",
     /// Who may read: `public` is everyone, `token` everyone with a token
     auth_read: AuthRead = "public",
-    /// `at+jwt` accepts only access tokens with that `typ` (RFC 9068); `any` also `JWT` or none, for
-    /// issuers that cannot set it
+    /// `at+jwt` accepts only access tokens with that `typ` (RFC 9068); `any` also `JWT`, or no
+    /// `typ`, for issuers that cannot set it
     auth_token_type: AuthTokenType = "at+jwt",
     /// Requests per second that each client may send to each replica; more are answered with 429. A
     /// client is the subject of a token, an IPv4 address, or an IPv6 /64. `0.5` is one every two
