@@ -73,17 +73,20 @@ def test_on_the_old_files_it_does_not_start_and_a_rollback_brings_the_old_one_ba
     assert rows(release) == before
 
 
-def test_the_documented_commands_move_all_data(
+def test_the_documented_commands_move_all_data_and_back(
     release: Release, chart_17: Path, tmp_path: Path
 ) -> None:
     before = rows(release)
     assert version(release) < 17
 
-    # the newer version's chart names its image itself, as the README says
-    documented = "".join(page.commands("From PostgreSQL 16 to 17"))
-    script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented)
-    assert named == 1
-    release.paste(script.replace("./chart", str(chart_17)), tmp_path)
+    def paste(documented: str, chart: Path) -> None:
+        # the charts name their images themselves, as the README says
+        script, named = re.subn(r"--set postgresql\.image\.tag=\S+", "", documented)
+        assert named == script.count("helm upgrade")
+        release.paste(script.replace("./chart", str(chart)), tmp_path)
+
+    *there, back = page.commands("From PostgreSQL 16 to 17")
+    paste("".join(there), chart_17)
 
     assert version(release) == 17
     assert rows(release) == before
@@ -99,3 +102,8 @@ def test_the_documented_commands_move_all_data(
     assert new["metadata"]["labels"].items() <= old["metadata"]["labels"].items()
     selector = "app.kubernetes.io/instance=wiki-release,app.kubernetes.io/name=wiki"
     assert len(release.get("pvc", f"--selector={selector}")["items"]) == 2
+
+    paste(back, release.chart)
+    assert version(release) < 17
+    assert rows(release) == before
+    release.wait_until_answering()

@@ -21,6 +21,7 @@ from support import previous
 from support.browser import Visit, chromium
 from support.docker import Container, Docker
 from support.nix import ROOT, Nix
+from support.page import documented_values
 from support.wait import wait_until
 
 GIVEN = ("WIKI_TEST_K3D", "WIKI_TEST_K3S")
@@ -264,8 +265,12 @@ def test_killed_in_any_state_of_the_boot(boot: Boot, state: str) -> None:
 
 
 @pytest.mark.usefixtures("boot")
-def test_no_network(docker: Docker, image: str, inside: tuple[str, ...]) -> None:
-    flags = ("--detach", "--privileged", "--network=none", *inside)
+def test_no_network(docker: Docker, image: str, inside: tuple[str, ...], tmp_path: Path) -> None:
+    """And with tokens, whose issuer nobody reaches."""
+    values = tmp_path / "values.yaml"
+    values.write_text(documented_values())
+    given = ("--env=WIKI_VALUES=/values.yaml", f"--volume={values}:/values.yaml:ro")
+    flags = ("--detach", "--privileged", "--network=none", *given, *inside)
     cluster = Container(docker, docker.run("run", *flags, image).splitlines()[-1])
     wait_until_ready(cluster)
     cluster.execute("wiki-cluster", "health")

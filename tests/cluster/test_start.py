@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.page import documented_values
+
 PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 STEPS = ["docker", "node image", "cluster", "images", "release", "ready"]
 # An overlayfs cannot be the upper layer of another one.
@@ -50,6 +52,12 @@ BTRFS = """
     losetup --detach $loop
     touch /var/lib/docker/calls
     mount --bind {folder}/volume/calls /var/lib/docker/calls
+"""
+
+LIMITED = """
+api:
+  rateLimit: {perSecond: 0.5}
+  extraEnv: [{name: TRUSTED_PROXIES, value: 10.42.0.0/16}]
 """
 
 
@@ -308,6 +316,14 @@ def test_values_are_not_forgotten(machine) -> None:
     machine.boot(**given)
     machine.boot(WIKI_VALUES="")
     machine.boot()
+
+
+@pytest.mark.parametrize("values", ["the page's", LIMITED])
+def test_values_that_keep_the_health_check_out(machine, values: str) -> None:
+    """It has no token, and is a client like others."""
+    file = machine.directory / "values-of-user.yaml"
+    file.write_text(documented_values() if values == "the page's" else values)
+    machine.boot(WIKI_VALUES="/run/values-of-user.yaml")
 
 
 def test_an_upgrade_that_comes_to_nothing_leaves_the_way_back(machine) -> None:
