@@ -81,9 +81,9 @@ fn start<F: Future<Output = Result<(), String>>>(run: fn(Config) -> F) -> Result
 }
 
 async fn migrate(config: Config) -> Result<(), String> {
-    let database = Database::new(&config)?;
     // Process 1 of a container is not ended by a signal that it does not handle.
     let mut signals = Signals::new();
+    let database = Database::new(&config)?;
     let made = tokio::select! {
         made = make(&database, &config) => made,
         () = signals.next() => Err("stopped by a signal".into()),
@@ -105,6 +105,8 @@ async fn make(database: &Database, config: &Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
+    // Before anybody can know that there is something to stop.
+    let mut signals = Signals::new();
     let verifier = Verifier::new(&config)?;
     let app = Arc::new(App::new(Database::new(&config)?, Cache::new(&config)));
     let start_traces = |otel| Traces::start(otel, &app.metrics);
@@ -133,7 +135,6 @@ async fn serve(config: Config) -> Result<(), String> {
     let server = server::serve(listener, endpoint, &config, stopped);
 
     let life = async {
-        let mut signals = Signals::new();
         let prepared = tokio::select! {
             prepared = app.raw_database().prepare(startup) => prepared.map(|()| Phase::Serving),
             () = signals.next() => Ok(Phase::Stopping),

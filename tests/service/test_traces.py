@@ -549,9 +549,9 @@ def test_a_collector_that_comes_late(
     assert lost(service) == 0
     collector = Collector(port=port)
     wait_until(lambda: "takes spans again; 0 were lost" in service.text, "it to be found again")
-    wait_until(lambda: len(collector.spans) == 600, "all spans")
+    wait_until(lambda: exported(service) == 600, "all spans")
+    assert len(collector.spans) == 600
     assert lost(service) == 0
-    assert exported(service) == 600
     collector.close()
     assert collector.complaints == []
 

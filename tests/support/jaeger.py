@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from support import helm
 from support.generators import kept
 from support.net import free_port
 from support.wait import wait_until
@@ -44,7 +45,7 @@ def build(folder: Path) -> None:
     command = ("nice", go, "get", "-tool", f"{PACKAGE}@{VERSION}")
     subprocess.run(command, cwd=folder, check=True)
     compiled = 0
-    command = ("nice", go, "build", "-v", "-ldflags=-s -w", "-o", folder / "jaeger", PACKAGE)
+    command = ("nice", go, "build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE)
     with subprocess.Popen(
         command, cwd=folder, env=os.environ, stderr=subprocess.PIPE, text=True
     ) as building:
