@@ -14,7 +14,7 @@ import yaml
 from support.kube import PATIENT, SMALL, Cluster, NewRelease, Release
 from support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900, func_only=True)  # the first one waits for images to be built
 
 
 @pytest.fixture(scope="module")

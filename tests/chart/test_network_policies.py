@@ -8,7 +8,7 @@ import pytest
 from support.kube import NewRelease, Release
 from support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 TARGETS = {
     "wiki-release-api": 8000,

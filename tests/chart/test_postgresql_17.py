@@ -13,7 +13,7 @@ from support.kube import SMALL, Cluster, NewRelease, Release
 from support.nix import REAL, Nix
 from support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900, func_only=True)  # the first one waits for images to be built
 UNPACK = Path(__file__).parents[1] / "support" / "unpack-debian"
 
 

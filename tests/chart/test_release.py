@@ -24,7 +24,7 @@ from support.kube import SMALL, Cluster, NewRelease, Release
 from support.version import VERSION
 from support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900, func_only=True)  # the first one waits for images to be built
 PARTS = ("api", "postgresql", "prometheus", "grafana")
 
 

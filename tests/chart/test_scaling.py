@@ -10,7 +10,7 @@ import pytest
 from support.kube import PATIENT, SMALL, Cluster, NewRelease, Release
 from support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 
 @pytest.fixture
