@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import crds, helm, jaeger, nix, service
+from support import cluster, crds, helm, jaeger, nix, service
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
@@ -48,6 +48,11 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "kubernetes": programs("helm4")
     | PUBLICATION
     | {"The definitions of Argo CD's and Flux's objects": crds.download},
+}
+
+# Built after them, while the first tests run: those that need it wait by themselves.
+AHEAD: dict[str, Callable[[], object]] = {
+    "kubernetes": lambda: cluster.available() and nix.find().images(),
 }
 
 # Commands that a stage runs before anything else; each counts as one check.
@@ -119,6 +124,9 @@ def main(arguments: list[str]) -> int:
                 title: install for stage in chosen for title, install in PREPARATIONS[stage].items()
             }
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
+            for stage in chosen:
+                if stage in AHEAD:
+                    pool.submit(AHEAD[stage])
             for stage in chosen:
                 run_stage(stage, prepared, tally)
         Path(result).write_text(json.dumps(asdict(tally)))

@@ -25,6 +25,14 @@ let
         cd source
         mkdir -p .cargo
         cp /machine/vendor/config.toml .cargo/
+        # nixpkgs' are the sources; these are compiled as well.
+        if [ -n "''${cargoDeps-}" ]; then
+          cp -r "$cargoDeps" target
+          chmod -R u+w target
+          # cargo compares timestamps: the same for all dependencies, and a later one for the source.
+          find target -exec touch --reference=Cargo.toml {} +
+          find . -name '*.rs' -not -path './target/*' -exec touch {} +
+        fi
         ${buildPhase}
         ${installPhase}
       '',
@@ -144,30 +152,33 @@ rec {
     args:
     let
       build = ''
-        # No link-time optimisation: this is for tests.
-        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+        # Little optimisation: this is for tests.
+        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
         export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
         nice cargo build --quiet --release --offline --locked
       '';
-      # Built from the manifests only, so that a change of the source does not recompile every crate.
-      dependencies = mkMachineDerivation {
-        name = "${args.pname}-dependencies";
-        madeOf = machine.compilers;
-        src = builtins.path {
-          name = "manifests";
-          path = args.src;
-          filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
+      # From the manifests only, so that a change of the source does not recompile every crate.
+      compiledBy =
+        command:
+        mkMachineDerivation {
+          name = "${args.pname}-dependencies";
+          madeOf = machine.compilers;
+          src = builtins.path {
+            name = "manifests";
+            path = args.src;
+            filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
+          };
+          buildPhase = ''
+            for manifest in $(find . -name Cargo.toml); do
+              mkdir -p "$(dirname "$manifest")/src"
+              echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
+              touch "$(dirname "$manifest")/src/lib.rs"
+            done
+            ${command}
+          '';
+          installPhase = "cp -r target $out";
         };
-        buildPhase = ''
-          for manifest in $(find . -name Cargo.toml); do
-            mkdir -p "$(dirname "$manifest")/src"
-            echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
-            touch "$(dirname "$manifest")/src/lib.rs"
-          done
-          ${build}
-        '';
-        installPhase = "cp -r target $out";
-      };
+      cargoDeps = compiledBy build;
     in
     mkMachineDerivation (
       removeAttrs args [
@@ -175,21 +186,19 @@ rec {
         "doCheck"
       ]
       // {
+        inherit cargoDeps;
         src = "${args.src}";
-        buildPhase = ''
-          cp -r ${dependencies} target
-          chmod -R u+w target
-          # cargo compares timestamps: the same for all dependencies, and a later one for the source.
-          find target -exec touch --reference=Cargo.toml {} +
-          find . -name '*.rs' -not -path './target/*' -exec touch {} +
-          ${build}
-        '';
+        buildPhase = build;
         installPhase = ''
           mkdir -p $out/bin
           find target/release -maxdepth 1 -type f -executable -not -name '*.so' -exec cp -t $out/bin {} +
           ${bundleLibraries "ldd"}
         '';
-        passthru.cargoDeps = dependencies;
+        passthru = {
+          compiledCrates = cargoDeps;
+          # What else is built from them is the check by clippy.
+          cargoDeps = compiledBy "nice cargo clippy --quiet --workspace --all-targets --offline --locked";
+        };
       }
     );
 

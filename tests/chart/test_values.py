@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, Helm, Objects, go, install, values_files
+from support.helm import CHART, Helm, Objects, install, read, values_files
 
 VALUES = pytest.mark.parametrize("values", values_files(), ids=lambda path: path.stem)
 
@@ -510,16 +510,8 @@ def test_operators_replace_the_built_in_parts(helm3: Helm) -> None:
 @pytest.mark.timeout(900)
 def test_the_operators_own_types_read_what_is_theirs(helm3: Helm) -> None:
     rendered = helm3.template(f"--values={CHART / 'ci' / 'cloudnativepg.yaml'}").stdout
-    done = subprocess.run(
-        [go(), "run", "./operators"],
-        cwd=Path(__file__).parent / "readers",
-        input=rendered,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split()) == ["Cluster", "PrometheusRule", "ServiceMonitor"]
+    kinds = read("operators", stdin=rendered)
+    assert sorted(kinds.split()) == ["Cluster", "PrometheusRule", "ServiceMonitor"]
 
 
 def test_a_changed_configuration_rolls_its_pods(helm3: Helm) -> None:

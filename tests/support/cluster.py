@@ -76,6 +76,10 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     return plain
 
 
+def available() -> bool:
+    return bool(os.environ.get("WIKI_TEST_KUBE")) or bool(shutil.which("k3d") and _docker_runs())
+
+
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster | None]:
     """From WIKI_TEST_KUBE, a command that prints `export` lines, or from k3d with Docker."""
@@ -95,7 +99,7 @@ def cluster(directory: Path) -> Iterator[Cluster | None]:
             shlex.split(shlex.split(given["KUBE_LOAD"])[0]),
             provider=[shlex.split(command)[0]],
         )
-    elif shutil.which("k3d") and _docker_runs():
+    elif available():
         name, port = f"wiki-test-{os.getpid()}", free_port()
         ports = ["--no-lb", "-p", f"127.0.0.1:{port}:80@server:0:direct"]
         own = ["--kubeconfig-update-default=false", *_node_image()]

@@ -34,6 +34,8 @@ TAGS = "remove_all_sd,enable_kubernetes_sd"
 # To compile sooner: no debug information, and for what is seldom called no optimisation either.
 PLAIN = ("-ldflags=-s -w", "-gcflags=all=-dwarf=false")
 QUICK = ("-ldflags=-s -w", "-gcflags=all=-N -l -dwarf=false")
+# Without cgo, whether there is a C compiler or not: all share what is compiled once.
+ENVIRONMENT = os.environ | {"CGO_ENABLED": "0"}
 # What a Helm built without its Makefile does not know.
 KUBE_VERSION = "1.34.0"
 
@@ -68,7 +70,7 @@ def build(module: str, version: str, program: Path) -> None:
         tempfile.TemporaryDirectory(dir=program.parent) as folder,
         subprocess.Popen(
             ["nice", *command],
-            env=os.environ | {"GOBIN": folder, "CGO_ENABLED": "0"},
+            env=ENVIRONMENT | {"GOBIN": folder},
             stderr=subprocess.PIPE,
             text=True,
         ) as building,
@@ -84,6 +86,21 @@ def build(module: str, version: str, program: Path) -> None:
             raise subprocess.CalledProcessError(building.returncode, command)
         (built,) = Path(folder).iterdir()
         built.rename(program)
+
+
+def read(reader: str, *arguments: Path, stdin: str | None = None) -> str:
+    """What a program of chart/readers says: it reads what others read, with their own types."""
+    done = subprocess.run(
+        [go(), "run", *QUICK, f"./{reader}", *arguments],
+        cwd=Path(__file__).parents[1] / "chart/readers",
+        env=ENVIRONMENT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class Helm:

@@ -1,9 +1,7 @@
 """Jaeger, built once from its Go module and kept: a server that holds traces in memory."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +39,12 @@ def program() -> Path:
 def build(folder: Path) -> None:
     # Its go.mod has a `replace`, which `go install` does not accept.
     (folder / "go.mod").write_text("module jaeger\n")
-    go = Path(sys.executable).parent / "go"
-    command = ("nice", go, "get", "-tool", f"{PACKAGE}@{VERSION}")
+    command = ("nice", helm.go(), "get", "-tool", f"{PACKAGE}@{VERSION}")
     subprocess.run(command, cwd=folder, check=True)
     compiled = 0
-    command = ("nice", go, "build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE)
+    command = ("nice", helm.go(), "build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE)
     with subprocess.Popen(
-        command, cwd=folder, env=os.environ, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, env=helm.ENVIRONMENT, stderr=subprocess.PIPE, text=True
     ) as building:
         assert building.stderr
         for line in building.stderr:

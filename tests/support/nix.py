@@ -53,6 +53,10 @@ class Nix:
         paths = self.output("build", *(f".#{name}" for name in attributes), *flags)
         return [Path(path) for path in paths.split()]
 
+    def images(self) -> list[Path]:
+        """Archives of the images that the flake's chart names."""
+        return self.build("wiki-image", "postgresql-image", "prometheus-image", "grafana-image")
+
     def evaluate(self, attribute: str, apply: str | None = None) -> Any:
         flags = ("--apply", apply) if apply else ()
         return json.loads(self.output("eval", "--json", f".#{attribute}", *flags))
