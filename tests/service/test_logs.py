@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shlex
 import socket
 import subprocess
@@ -181,10 +182,11 @@ class Terminal:
         self.master, self.slave = pty.openpty()
         self.text = ""
 
-    def read_until(self, word: str) -> str:
-        while word not in self.text:
+    def read_until(self, words: str) -> str:
+        """All lines, up to the first complete one with these words."""
+        while not re.search(rf"{words}.*\n", self.text):
             self.text += os.read(self.master, 65536).decode()
-        return self.text
+        return self.text[: self.text.rindex("\n")]
 
 
 @pytest.mark.parametrize("chosen", [{}, {"LOG_FORMAT": ""}, {"LOG_FORMAT": "json"}])
@@ -197,7 +199,7 @@ def test_a_terminal_gets_text_unless_told_otherwise(
     try:
         service.wait_until_ready()
         service.client.get("/users/424242")
-        text = terminal.read_until("404")
+        text = terminal.read_until("/users/.*404")
     finally:
         service.close()
     assert (tmp_path / "wiki.db").exists()
