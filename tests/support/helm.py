@@ -62,30 +62,34 @@ def install(name: str) -> Path:
 
 
 def build(module: str, version: str, program: Path) -> None:
-    print(f"building {module}@{version}", flush=True)
     program.parent.mkdir(parents=True, exist_ok=True)
     flags = PLAIN if program.name in ("helm", "prometheus", "promtool") else QUICK
-    command = [go(), "install", "-v", *flags, f"-tags={TAGS}", f"{module}@{version}"]
+    with tempfile.TemporaryDirectory(dir=program.parent) as folder:
+        command = ("install", "-v", *flags, f"-tags={TAGS}", f"{module}@{version}")
+        compile_with_go(*command, GOBIN=folder)
+        (built,) = Path(folder).iterdir()
+        built.rename(program)
+
+
+def compile_with_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
+    """One at a time: side by side, they would compile twice what they share."""
+    command = ["nice", go(), *arguments]
     with (
-        tempfile.TemporaryDirectory(dir=program.parent) as folder,
+        turn("go"),
         subprocess.Popen(
-            ["nice", *command],
-            env=ENVIRONMENT | {"GOBIN": folder},
-            stderr=subprocess.PIPE,
-            text=True,
+            command, cwd=cwd, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True
         ) as building,
     ):
         assert building.stderr
+        print(f"compiling {arguments[-1]}", flush=True)
         lines = []
         for line in building.stderr:
             lines.append(line)
             if len(lines) % 200 == 0:
-                print(f"{program.name}: {len(lines)} packages compiled", flush=True)
-        if building.wait():
-            print(*lines[-20:], sep="")
-            raise subprocess.CalledProcessError(building.returncode, command)
-        (built,) = Path(folder).iterdir()
-        built.rename(program)
+                print(f"{len(lines)} packages compiled, now {line}", end="", flush=True)
+    if building.returncode:
+        print(*lines[-20:], sep="")
+        raise subprocess.CalledProcessError(building.returncode, command)
 
 
 def read(reader: str, *arguments: Path, stdin: str | None = None) -> str:

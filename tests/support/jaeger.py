@@ -41,21 +41,7 @@ def build(folder: Path) -> None:
     (folder / "go.mod").write_text("module jaeger\n")
     command = ("nice", helm.go(), "get", "-tool", f"{PACKAGE}@{VERSION}")
     subprocess.run(command, cwd=folder, check=True)
-    compiled = 0
-    command = ("nice", helm.go(), "build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE)
-    with subprocess.Popen(
-        command, cwd=folder, env=helm.ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    ) as building:
-        assert building.stderr
-        for line in building.stderr:
-            if ":" in line:
-                print(line, end="", flush=True)
-                continue
-            compiled += 1
-            if compiled % 200 == 0:
-                print(f"{compiled} packages compiled", flush=True)
-    if building.returncode:
-        raise subprocess.CalledProcessError(building.returncode, command)
+    helm.compile_with_go("build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE, cwd=folder)
 
 
 class Jaeger:
