@@ -21,9 +21,14 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
 # Runs only when it is named.
 LONG = "faults"
-# Lanes run in parallel, and the stages of a lane one after the other: much of what they do is wait.
-# Quick checks first.
-LANES = (("service", "chart", LONG), ("deploy", "cluster", "nix"), ("kubernetes",))
+KUBERNETES = cluster.available()
+# Lanes run in parallel, and the stages of a lane one after the other, quick checks first: much of
+# what they do is wait. The stage `kubernetes` takes as long as all others.
+LANES = (
+    (("service", "chart", "cluster", "nix", "deploy", LONG), ("kubernetes",))
+    if KUBERNETES
+    else (("service", "chart", "kubernetes", LONG), ("deploy", "cluster", "nix"))
+)
 
 NIX = {"Nix and the stand-in for nixpkgs (built once, takes a few minutes)": nix.prepare}
 
@@ -32,27 +37,29 @@ def programs(*names: str) -> dict[str, Callable[[], object]]:
     return {f"{name} (built once)": partial(helm.install, name) for name in names}
 
 
+ARTEFACTS = {"The flake's images and chart": nix.build_artefacts}
 PUBLICATION = programs("helm3", "registry", "regctl") | NIX
 
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {"cargo build": service.build}
-    | programs("prometheus3", "promtool")
-    | {"Jaeger (built once, takes a few minutes)": jaeger.install},
+    "service": programs("prometheus3", "promtool") | {"cargo build": service.build},
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
-    "nix": NIX,
-    "deploy": PUBLICATION,
+    "nix": NIX | ARTEFACTS,
+    "deploy": PUBLICATION | ARTEFACTS,
     "kubernetes": programs("helm4")
     | PUBLICATION
-    | {"The definitions of Argo CD's and Flux's objects": crds.download},
+    | {"The definitions of Argo CD's and Flux's objects": crds.download}
+    if KUBERNETES
+    else {},
 }
 
-# Built after them, while the first tests run: those that need it wait by themselves.
-AHEAD: dict[str, Callable[[], object]] = {
-    "kubernetes": lambda: cluster.available() and nix.find().images(),
+# Built like them, but not waited for: the few tests that need it wait by themselves.
+AHEAD: dict[str, dict[str, Callable[[], object]]] = {
+    "service": {"Jaeger": jaeger.install},
+    "kubernetes": ARTEFACTS if KUBERNETES else {},
 }
 
 # Commands that a stage runs before anything else; each counts as one check.
@@ -120,13 +127,10 @@ def main(arguments: list[str]) -> int:
     tally = Tally()
     if result := os.environ.get("WIKI_TEST_LANE"):
         with ThreadPoolExecutor(max_workers=1) as pool:
-            wanted = {
-                title: install for stage in chosen for title, install in PREPARATIONS[stage].items()
-            }
-            prepared = {title: pool.submit(install) for title, install in wanted.items()}
+            wanted: dict[str, Callable[[], object]] = {}
             for stage in chosen:
-                if stage in AHEAD:
-                    pool.submit(AHEAD[stage])
+                wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})
+            prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in chosen:
                 run_stage(stage, prepared, tally)
         Path(result).write_text(json.dumps(asdict(tally)))

@@ -196,8 +196,11 @@ rec {
         '';
         passthru = {
           compiledCrates = cargoDeps;
-          # What else is built from them is the check by clippy.
-          cargoDeps = compiledBy "nice cargo clippy --quiet --workspace --all-targets --offline --locked";
+          # What else is built from them is the check by clippy, with what is in nixpkgs' stdenv.
+          cargoDeps = compiledBy ''
+            export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
+            nice cargo clippy --quiet --workspace --all-targets --offline --locked
+          '';
         };
       }
     );

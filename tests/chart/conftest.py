@@ -32,7 +32,8 @@ def flake(cluster: Cluster) -> Nix:  # noqa: ARG001 nothing is built where there
 
 @pytest.fixture(scope="session")
 def images(flake: Nix) -> list[Path]:
-    return flake.images()
+    """Archives of the images that the flake's chart names."""
+    return flake.build("wiki-image", "postgresql-image", "prometheus-image", "grafana-image")
 
 
 @pytest.fixture(scope="session")

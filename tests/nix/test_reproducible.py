@@ -11,17 +11,7 @@ import pytest
 
 from support import helm
 from support.cache import CACHE
-from support.nix import REAL, SYSTEM, Nix
-
-ARTEFACTS = [
-    "wiki-image",
-    "postgresql-image",
-    "prometheus-image",
-    "grafana-image",
-    "k3s-image",
-    "cluster-image",
-    "chart",
-]
+from support.nix import ARTEFACTS, REAL, SYSTEM, Nix
 
 
 def digest(path: Path) -> str:

@@ -717,6 +717,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     server.close()
 
 
+@pytest.mark.timeout(900)  # its first build
 def test_a_jaeger_finds_both_spans(
     database: Database, start_service: StartService, jaeger: Jaeger
 ) -> None:

@@ -1,5 +1,6 @@
 """The flake, built with the stand-in for nixpkgs (nix/stand-in), or with WIKI_TEST_NIX."""
 
+import contextlib
 import json
 import os
 import platform
@@ -13,6 +14,17 @@ from support.cache import turn
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = f"{platform.machine()}-linux"
+
+
+ARTEFACTS = (
+    "wiki-image",
+    "postgresql-image",
+    "prometheus-image",
+    "grafana-image",
+    "k3s-image",
+    "cluster-image",
+    "chart",
+)
 
 
 class UnavailableError(Exception):
@@ -53,10 +65,6 @@ class Nix:
         paths = self.output("build", *(f".#{name}" for name in attributes), *flags)
         return [Path(path) for path in paths.split()]
 
-    def images(self) -> list[Path]:
-        """Archives of the images that the flake's chart names."""
-        return self.build("wiki-image", "postgresql-image", "prometheus-image", "grafana-image")
-
     def evaluate(self, attribute: str, apply: str | None = None) -> Any:
         flags = ("--apply", apply) if apply else ()
         return json.loads(self.output("eval", "--json", f".#{attribute}", *flags))
@@ -88,6 +96,12 @@ def prepare() -> None:
         with turn("stand-in"):
             command = [ROOT / "nix/stand-in/nix", "eval", "--expr", "1"]
             subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+
+
+def build_artefacts() -> None:
+    """Builds what most tests start from, for as long as it takes. If it fails, they say so."""
+    with contextlib.suppress(UnavailableError, AssertionError):
+        find().build(*ARTEFACTS)
 
 
 def find() -> Nix:
