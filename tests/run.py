@@ -126,7 +126,9 @@ def main(arguments: list[str]) -> int:
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
     if result := os.environ.get("WIKI_TEST_LANE"):
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        # Behind the tests, but for the lane that takes longest. On Linux, only of this thread.
+        nice = 0 if KUBERNETES and "kubernetes" in chosen else 10
+        with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
             wanted: dict[str, Callable[[], object]] = {}
             for stage in chosen:
                 wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})

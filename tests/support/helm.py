@@ -72,14 +72,10 @@ def build(module: str, version: str, program: Path) -> None:
 
 
 def compile_with_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
-    """One at a time: side by side, they would compile twice what they share."""
-    command = ["nice", go(), *arguments]
-    with (
-        turn("go"),
-        subprocess.Popen(
-            command, cwd=cwd, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True
-        ) as building,
-    ):
+    command = [go(), *arguments]
+    with subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True
+    ) as building:
         assert building.stderr
         print(f"compiling {arguments[-1]}", flush=True)
         lines = []

@@ -39,7 +39,7 @@ def program() -> Path:
 def build(folder: Path) -> None:
     # Its go.mod has a `replace`, which `go install` does not accept.
     (folder / "go.mod").write_text("module jaeger\n")
-    command = ("nice", helm.go(), "get", "-tool", f"{PACKAGE}@{VERSION}")
+    command = (helm.go(), "get", "-tool", f"{PACKAGE}@{VERSION}")
     subprocess.run(command, cwd=folder, check=True)
     helm.compile_with_go("build", "-v", *helm.QUICK, "-o", folder / "jaeger", PACKAGE, cwd=folder)
 
