@@ -111,5 +111,6 @@ class Jaeger:
 
     def close(self) -> None:
         self._api.close()
-        self._process.terminate()
+        # Asked to end, it takes 20 seconds.
+        self._process.kill()
         self._process.wait(timeout=30)
