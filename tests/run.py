@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> int:
     tally = Tally()
     if result := os.environ.get("WIKI_TEST_LANE"):
         # Behind the tests, but for the lane that takes longest. On Linux, only of this thread.
-        nice = 0 if KUBERNETES and "kubernetes" in chosen else 10
+        nice = 0 if KUBERNETES and "kubernetes" in chosen else 5
         with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
             wanted: dict[str, Callable[[], object]] = {}
             for stage in chosen:
