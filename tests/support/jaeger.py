@@ -113,4 +113,4 @@ class Jaeger:
         self._api.close()
         # Asked to end, it takes 20 seconds.
         self._process.kill()
-        self._process.wait(timeout=30)
+        self._process.wait()
