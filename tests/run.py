@@ -38,7 +38,7 @@ def programs(*names: str) -> dict[str, Callable[[], object]]:
 
 
 ARTEFACTS = {"The flake's images and chart": nix.build_artefacts}
-PUBLICATION = programs("helm3", "registry", "regctl") | NIX
+CRDS = {"The definitions of Argo CD's and Flux's objects": crds.download}
 
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
@@ -48,18 +48,14 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
     "nix": NIX | ARTEFACTS,
-    "deploy": PUBLICATION | ARTEFACTS,
-    "kubernetes": programs("helm4")
-    | PUBLICATION
-    | {"The definitions of Argo CD's and Flux's objects": crds.download}
-    if KUBERNETES
-    else {},
+    "deploy": programs("helm3", "registry", "regctl") | NIX | ARTEFACTS,
+    "kubernetes": programs("helm3") | NIX | ARTEFACTS if KUBERNETES else {},
 }
 
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
     "service": {"Jaeger": jaeger.install},
-    "kubernetes": ARTEFACTS if KUBERNETES else {},
+    "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
 # Commands that a stage runs before anything else; each counts as one check.
@@ -126,7 +122,8 @@ def main(arguments: list[str]) -> int:
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
     if result := os.environ.get("WIKI_TEST_LANE"):
-        # Behind the tests, but for the lane that takes longest. On Linux, only of this thread.
+        # Behind the tests, but for the lane that takes longest. On Linux, only of this thread and
+        # what it starts.
         nice = 0 if KUBERNETES and "kubernetes" in chosen else 5
         with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
             wanted: dict[str, Callable[[], object]] = {}

@@ -155,7 +155,7 @@ rec {
         # Little optimisation: this is for tests.
         export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
         export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
-        nice -n 5 cargo build --quiet --release --offline --locked
+        cargo build --quiet --release --offline --locked
       '';
       # From the manifests only, so that a change of the source does not recompile every crate.
       compiledBy =
@@ -199,7 +199,7 @@ rec {
           # What else is built from them is the check by clippy, with what is in nixpkgs' stdenv.
           cargoDeps = compiledBy ''
             export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
-            nice -n 5 cargo clippy --quiet --workspace --all-targets --offline --locked
+            cargo clippy --quiet --workspace --all-targets --offline --locked
           '';
         };
       }

@@ -48,7 +48,7 @@ def test_connections_cut_in_mid_request(
                 if chance.random() < 0.5:
                     reset = struct.pack("ii", 1, 0)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-            if cut % 50 == 49:
+            if cut % 10 == 9:
                 # At the database's pace: what it cannot keep up with is refused.
                 ledger.wait_for_more(1)
             if cut % 5000 == 4999:
