@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import cluster, crds, helm, jaeger, nix, service
+from support import cluster, crds, helm, jaeger, nix, previous, service
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
@@ -54,7 +54,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
 
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {"Jaeger": jaeger.install},
+    "service": {"The previous version": previous.build, "Jaeger": jaeger.install},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
@@ -89,8 +89,14 @@ SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
 
 # pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
-    # Most of them wait, for a time limit or for a process to start.
-    "service": ["tests/service", "tests/faults", "--numprocesses=3", "--dist=loadfile"],
+    # Most of them wait, for a time limit or for a process to start. The longest files come first.
+    "service": [
+        "tests/faults",
+        "tests/service",
+        "--numprocesses=3",
+        "--dist=loadfile",
+        "--no-loadscope-reorder",
+    ],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
     "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
     "cluster": ["tests/cluster", *SIDE_BY_SIDE],
@@ -121,34 +127,45 @@ def main(arguments: list[str]) -> int:
     chosen = arguments or list(STAGES)
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
-    if result := os.environ.get("WIKI_TEST_LANE"):
+    if lane := os.environ.get("WIKI_TEST_LANE"):
+        result = Path(lane)
+        (own,) = [stages for stages in lanes if stages[0] == result.name]
         # Behind the tests, but for the lane that takes longest. On Linux, only of this thread and
         # what it starts.
-        nice = 0 if KUBERNETES and "kubernetes" in chosen else 5
+        nice = 0 if KUBERNETES and "kubernetes" in own else 5
         with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
+            waited = {stage: preparations(stage, chosen) for stage in own}
             wanted: dict[str, Callable[[], object]] = {}
-            for stage in chosen:
-                wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})
+            for stage in own:
+                wanted |= waited[stage] | AHEAD.get(stage, {})
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
-            for stage in chosen:
-                run_stage(stage, prepared, tally)
-        Path(result).write_text(json.dumps(asdict(tally)))
+            for stage in own:
+                run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)
+        result.write_text(json.dumps(asdict(tally)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
         results = [Path(directory) / lane[0] for lane in lanes]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(run_lane, lanes, results))
+            list(pool.map(partial(run_lane, chosen), lanes, results))
         for result in results:
             tally.add(Tally(**json.loads(result.read_text())))
     report(tally)
     return 1 if tally.failed else 0
 
 
-def run_lane(stages: list[str], result: Path) -> None:
+def preparations(stage: str, chosen: list[str]) -> dict[str, Callable[[], object]]:
+    """Of a stage's tests. Those of the service have time limits: they begin when the other lane has
+    built its images, too, which takes all cores."""
+    own = PREPARATIONS[stage]
+    beside = any(PREPARATIONS[each].items() >= ARTEFACTS.items() for each in chosen)
+    return own | NIX | ARTEFACTS if stage == "service" and beside else own
+
+
+def run_lane(chosen: list[str], stages: list[str], result: Path) -> None:
     """Runs stages in a separate process, and prefixes its lines with the stage's name."""
     stage = stages[0]
     with subprocess.Popen(
-        [sys.executable, __file__, *stages],
+        [sys.executable, __file__, *chosen],
         env=os.environ | {"WIKI_TEST_LANE": str(result), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -168,15 +185,15 @@ def run_lane(stages: list[str], result: Path) -> None:
 def run_stage(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
     with timed(f"Stage {stage}"):
         check(stage, tally)
-        wait_for_preparations(stage, prepared, tally)
+        wait_for_preparations(prepared, tally)
         run_pytest(PYTEST.get(stage, [f"tests/{stage}"]), stage, tally)
 
 
-def wait_for_preparations(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
-    for title in PREPARATIONS[stage]:
+def wait_for_preparations(prepared: dict[str, Future[object]], tally: Tally) -> None:
+    for title, preparation in prepared.items():
         with timed(title):
             try:
-                prepared[title].result()
+                preparation.result()
             except subprocess.CalledProcessError as error:
                 print(error)
                 tally.failed.append(title)

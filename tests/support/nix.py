@@ -100,7 +100,7 @@ def prepare() -> None:
 
 def build_artefacts() -> None:
     """Builds what most tests start from, for as long as it takes. If it fails, they say so."""
-    with contextlib.suppress(UnavailableError, AssertionError):
+    with turn("artefacts"), contextlib.suppress(UnavailableError, AssertionError):
         find().build(*ARTEFACTS)
 
 
