@@ -101,6 +101,9 @@ def build_in(directory: Path) -> None:
     target.mkdir()
     subprocess.run(["tar", "--extract"], cwd=source, input=archive, check=True)
     subprocess.run(["cp", "-a", "--link", ROOT / "target/debug", target], check=False)
+    # Or nobody could build in the other folder meanwhile.
+    for lock in target.glob("debug/.cargo*lock"):
+        lock.unlink()
     command = ["cargo", "build", "--locked", "--quiet", f"--target-dir={target}"]
     subprocess.run(command, cwd=source, check=True)
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
