@@ -164,8 +164,9 @@ def test_a_pool_starved_by_slow_queries(
 ) -> None:
     """Others get a 503 at once, and may retry: nothing of theirs was sent."""
     service = start_service(postgres_database, DATABASE_STATEMENT_TIMEOUT_SECONDS=60)
+    writers = 4
     with (
-        ledger.writers(service, clients=4),
+        ledger.writers(service, clients=writers),
         ThreadPoolExecutor(POOL) as readers,
         postgres_database.connect() as other,
     ):
@@ -177,7 +178,9 @@ def test_a_pool_starved_by_slow_queries(
             slow = [readers.submit(httpx.get, url, timeout=30) for _ in range(POOL)]
             opened = "database_pool_connections"
             wait_until(lambda: metrics(service)[opened] == POOL, "the pool to be full")
-            # They may have waited for a connection to be opened, and not for a free one.
+            # Who waits already may do so for a connection to be opened, and not for a free one.
+            before = len(ledger.refused)
+            wait_until(lambda: len(ledger.refused) >= before + writers, "all these to be sent away")
             earlier = len(ledger.refused)
             wait_until(lambda: len(ledger.refused) > earlier + 16, "writers to be sent away")
             assert timed(service.client, "GET", "/livez").seconds < 0.5
