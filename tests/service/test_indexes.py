@@ -157,7 +157,9 @@ def test_replicas_that_start_during_a_dump_build_once_and_nobody_waits(
 ) -> None:
     fill(unindexed, 100_000 if long else 20_000)
     dump = dumping(unindexed)
-    replicas = [start_service(unindexed, until="nothing") for _ in range(4)]
+    # So that on a busy machine no start warns that connecting takes long.
+    patient = {"until": "nothing", "DATABASE_ACQUIRE_TIMEOUT_SECONDS": 5}
+    replicas = [start_service(unindexed, **patient) for _ in range(4)]
     for replica in replicas:
         replica.wait_until_ready()
     wait_until_held(unindexed)
@@ -177,7 +179,7 @@ def test_replicas_that_start_during_a_dump_build_once_and_nobody_waits(
     assert text.count(f"{INDEX} is being built") == 1
     assert "deadlock" not in text
     for replica in replicas:
-        assert not replica.warnings()
+        assert not [line for line in replica.lines() if line["level"] in ("WARN", "ERROR")]
 
 
 def test_what_a_cancelled_build_has_left_is_built_anew(

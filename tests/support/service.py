@@ -84,15 +84,6 @@ class Service:
         lines = self.text.rpartition("\n")[0].splitlines()
         return [flatten(json.loads(line)) for line in lines if line[:1] == "{"]
 
-    def warnings(self) -> list[dict[str, Any]]:
-        """The log's warnings and errors, but for a start's that its database keeps it waiting."""
-        return [
-            line
-            for line in self.lines()
-            if line["level"] in ("WARN", "ERROR")
-            and not line["message"].startswith("waiting for PostgreSQL")
-        ]
-
     def lines_of(self, request_id: str) -> list[dict[str, Any]]:
         """A request's log lines, once the last of them is there: the one with its status. It may be
         written after the response was sent; by then everything before it is written."""
