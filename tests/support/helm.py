@@ -1,4 +1,4 @@
-"""Programs for the tests, above all Helm, built once from their Go modules and kept."""
+"""Programs for the tests, above all Helm, built from their Go modules or fetched once, and kept."""
 
 import os
 import shutil
@@ -24,10 +24,13 @@ MODULES = {
     "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
     "yq": ("github.com/mikefarah/yq/v4", "v4.54.2"),
-    # The module's number for Prometheus 3.16.0.
-    "prometheus3": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.316.0"),
-    "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
+    # The module's number for Prometheus 3.5.3.
+    "prometheus": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.305.3"),
+    "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.305.3"),
 }
+# A newer Debian has these, but only root can fetch them: seconds instead of minutes.
+DEBIAN = ("prometheus", "promtool")
+DEBIAN_FOLDER = CACHE / "prometheus-3.5"
 # Only the Prometheus service discovery that the chart uses: those of the clouds take minutes to
 # compile.
 TAGS = "remove_all_sd,enable_kubernetes_sd"
@@ -48,17 +51,26 @@ def go() -> str:
 
 
 def path(name: str) -> Path:
+    if name in DEBIAN:
+        return DEBIAN_FOLDER / "usr/bin" / name
     _, version = MODULES[name]
     return CACHE / f"{name}-{version}" / name.rstrip("34")  # helm3 is helm
 
 
 def install(name: str) -> Path:
-    """Builds the program unless it exists; takes a minute or more."""
+    """Fetches or builds the program unless it exists; to build takes a minute or more."""
     program = path(name)
-    with turn(name):
-        if not program.exists():
+    with turn("prometheus" if name in DEBIAN else name):
+        if not program.exists() and not (name in DEBIAN and fetch()):
             build(*MODULES[name], program)
     return program
+
+
+def fetch() -> bool:
+    """Fetches those that Debian has. False if that is impossible here."""
+    unpack = Path(__file__).with_name("unpack-debian")
+    command = [unpack, "forky", DEBIAN_FOLDER, *DEBIAN]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def build(module: str, version: str, program: Path) -> None:
