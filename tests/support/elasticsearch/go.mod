@@ -1,0 +1,1 @@
+module github.com/elastic/go-elasticsearch/v9
