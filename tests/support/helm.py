@@ -31,6 +31,8 @@ MODULES = {
 # A newer Debian has these, but only root can fetch them: seconds instead of minutes.
 DEBIAN = ("prometheus", "promtool")
 DEBIAN_FOLDER = CACHE / "prometheus-3.5"
+# Compiled with the same versions of all that both use, most of it only once.
+HELMS = ("helm3", "helm4")
 # Only the Prometheus service discovery that the chart uses: those of the clouds take minutes to
 # compile.
 TAGS = "remove_all_sd,enable_kubernetes_sd"
@@ -62,7 +64,7 @@ def install(name: str) -> Path:
     program = path(name)
     with turn("prometheus" if name in DEBIAN else name):
         if not program.exists() and not (name in DEBIAN and fetch()):
-            build(*MODULES[name], program)
+            build(name, program)
     return program
 
 
@@ -73,14 +75,21 @@ def fetch() -> bool:
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def build(module: str, version: str, program: Path) -> None:
+def build(name: str, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
+    module, _ = MODULES[name]
     flags = PLAIN if program.name in ("helm", "prometheus", "promtool") else QUICK
-    with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-        command = ("install", "-v", *flags, f"-tags={TAGS}", f"{module}@{version}")
-        compile_with_go(*command, GOBIN=folder)
-        (built,) = Path(folder).iterdir()
-        built.rename(program)
+    with tempfile.TemporaryDirectory(dir=program.parent) as directory:
+        folder = Path(directory)
+        if name in HELMS:
+            (folder / "go.mod").write_text("module helm\n")
+            command = [go(), "get", "-tool", *("@".join(MODULES[each]) for each in HELMS)]
+            subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+            compile_with_go("build", "-v", *flags, "-o", folder, module, cwd=folder)
+        else:
+            command = ("install", "-v", *flags, f"-tags={TAGS}", "@".join(MODULES[name]))
+            compile_with_go(*command, GOBIN=directory)
+        (folder / program.name).rename(program)
 
 
 def compile_with_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
