@@ -43,7 +43,7 @@ CRDS = {"The definitions of Argo CD's and Flux's objects": crds.download}
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": programs("prometheus", "promtool") | {"cargo build": service.build},
+    "service": programs("prometheus3", "promtool") | {"cargo build": service.build},
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
@@ -66,7 +66,7 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff check",
         "shellcheck {scripts}",
         "{bin}/cargo-deny check bans licenses sources",
-        # `cargo clippy`, but with the crates that the tests build: its own are for it alone.
+        # `cargo clippy`, but with the crates that the tests build: its own are compiled for it alone.
         "env RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__"
         " cargo build --workspace --all-targets --locked",
     ],

@@ -115,8 +115,8 @@ lib.fix (pkgs: {
       sync tail tee test touch tr true uname wc $out/bin/
   '';
   findutils = bundle "findutils" "find" "cp /usr/bin/find /usr/bin/xargs $out/bin/";
-  prometheus = bundle "prometheus" "prometheus" "cp $(command -v prometheus) $out/bin/" // {
-    version = "3.5.3";
+  prometheus = copy "prometheus" // {
+    version = "3.16.0";
     cli = program "promtool";
   };
 

@@ -47,7 +47,7 @@ def test_a_second_build_is_the_same(nix: Nix, checkout: Nix, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("image", "program"),
     [
-        ("prometheus-image", helm.path("prometheus")),
+        ("prometheus-image", helm.path("prometheus3")),
         ("postgresql-image", next(CACHE.glob("postgresql-16.15/server/bin/postgres"), CACHE)),
     ],
     ids=["prometheus", "postgresql"],

@@ -1,4 +1,4 @@
-"""Programs for the tests, above all Helm, built from their Go modules or fetched once, and kept."""
+"""Programs for the tests, above all Helm, built once from their Go modules and kept."""
 
 import os
 import shutil
@@ -24,15 +24,12 @@ MODULES = {
     "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
     "yq": ("github.com/mikefarah/yq/v4", "v4.54.2"),
-    # The module's number for Prometheus 3.5.3.
-    "prometheus": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.305.3"),
-    "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.305.3"),
+    # The module's number for Prometheus 3.16.0.
+    "prometheus3": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.316.0"),
+    "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
-# A newer Debian has these, but only root can fetch them: seconds instead of minutes.
-DEBIAN = ("prometheus", "promtool")
-DEBIAN_FOLDER = CACHE / "prometheus-3.5"
-# Compiled with the same versions of all that both use, most of it only once.
-HELMS = ("helm3", "helm4")
+# Of one module, so that Kubernetes' client and whatever else they share is compiled only once.
+TOGETHER = ("helm3", "helm4", "prometheus3", "promtool")
 # Only the Prometheus service discovery that the chart uses: those of the clouds take minutes to
 # compile.
 TAGS = "remove_all_sd,enable_kubernetes_sd"
@@ -53,26 +50,17 @@ def go() -> str:
 
 
 def path(name: str) -> Path:
-    if name in DEBIAN:
-        return DEBIAN_FOLDER / "usr/bin" / name
     _, version = MODULES[name]
     return CACHE / f"{name}-{version}" / name.rstrip("34")  # helm3 is helm
 
 
 def install(name: str) -> Path:
-    """Fetches or builds the program unless it exists; to build takes a minute or more."""
+    """Builds the program unless it exists; takes a minute or more."""
     program = path(name)
-    with turn("prometheus" if name in DEBIAN else name):
-        if not program.exists() and not (name in DEBIAN and fetch()):
+    with turn(name):
+        if not program.exists():
             build(name, program)
     return program
-
-
-def fetch() -> bool:
-    """Fetches those that Debian has. False if that is impossible here."""
-    unpack = Path(__file__).with_name("unpack-debian")
-    command = [unpack, "forky", DEBIAN_FOLDER, *DEBIAN]
-    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def build(name: str, program: Path) -> None:
@@ -81,9 +69,9 @@ def build(name: str, program: Path) -> None:
     flags = PLAIN if program.name in ("helm", "prometheus", "promtool") else QUICK
     with tempfile.TemporaryDirectory(dir=program.parent) as directory:
         folder = Path(directory)
-        if name in HELMS:
-            (folder / "go.mod").write_text("module helm\n")
-            command = [go(), "get", "-tool", *("@".join(MODULES[each]) for each in HELMS)]
+        if name in TOGETHER:
+            (folder / "go.mod").write_text("module together\n")
+            command = [go(), "get", "-tool", *("@".join(MODULES[each]) for each in TOGETHER)]
             subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
             compile_with_go("build", "-v", *flags, "-o", folder, module, cwd=folder)
         else:

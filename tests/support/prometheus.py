@@ -25,7 +25,7 @@ class Prometheus:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    helm.install("prometheus"),
+                    helm.install("prometheus3"),
                     f"--config.file={config}",
                     f"--storage.tsdb.path={directory / 'tsdb'}",
                     f"--web.listen-address=127.0.0.1:{self._port}",
