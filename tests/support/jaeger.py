@@ -59,7 +59,7 @@ def build(folder: Path) -> None:
         components.write_text("\n".join(line for line in lines if not UNUSED.search(line)))
         client = f"-replace=github.com/elastic/go-elasticsearch/v9={ELASTICSEARCH}"
         subprocess.run((helm.go(), "mod", "edit", client), cwd=source, check=True)
-        helm.compile_with_go(
+        helm.run_go(
             *("build", "-v", "-mod=mod", *helm.QUICK, "-o", folder / "jaeger", "./cmd/jaeger"),
             cwd=source,
         )
