@@ -139,7 +139,10 @@ def main(arguments: list[str]) -> int:
             waited = {stage: preparations(stage, chosen) for stage in own}
             wanted: dict[str, Callable[[], object]] = {}
             for stage in own:
-                wanted |= waited[stage] | AHEAD.get(stage, {})
+                wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})
+            # Last, since another lane makes what is left.
+            for stage in own:
+                wanted |= waited[stage]
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
                 run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)
