@@ -21,7 +21,7 @@ MODULES = {
     "helm4": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
     "regctl": ("github.com/regclient/regclient/cmd/regctl", "v0.11.7"),
-    "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
+    "registry": ("github.com/distribution/distribution/v3", "v3.1.2"),
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
     "yq": ("github.com/mikefarah/yq/v4", "v4.54.2"),
     # The module's number for Prometheus 3.16.0.
@@ -71,13 +71,19 @@ def build(name: str, program: Path) -> None:
     with tempfile.TemporaryDirectory(dir=program.parent) as directory:
         folder = Path(directory)
         if name in TOGETHER:
-            (folder / "go.mod").write_text("module together\n")
-            command = ("get", "-tool", *("@".join(MODULES[each]) for each in TOGETHER))
-            run_go(*command, cwd=folder)
-            run_go("build", *flags, "-o", folder, module, cwd=folder)
+            build_in(folder, name, TOGETHER, *flags, "-o", folder, module)
+        elif name == "registry":
+            shutil.copy(Path(__file__).with_name("registry.go"), folder)
+            build_in(folder, name, (name,), *flags, "-mod=mod")
         else:
             run_go("install", *flags, "@".join(MODULES[name]), GOBIN=directory)
         (folder / program.name).rename(program)
+
+
+def build_in(folder: Path, name: str, modules: Iterable[str], *arguments: str | Path) -> None:
+    (folder / "go.mod").write_text(f"module {name}\n")
+    run_go("get", *("@".join(MODULES[each]) for each in modules), cwd=folder)
+    run_go("build", *arguments, cwd=folder)
 
 
 def run_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
