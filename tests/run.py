@@ -55,6 +55,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
     "service": {"The previous version": previous.build, "Jaeger": jaeger.install},
+    "nix": {"The crates for the flake's clippy": nix.build_clippys_crates},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
