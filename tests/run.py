@@ -92,7 +92,7 @@ SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
 
 # pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
-    # Most of them wait, for a time limit or for a process to start. faults has the longest files.
+    # Most of them wait, for a time limit or for a process to start. The order is conftest's.
     "service": [
         "tests/faults",
         "tests/service",
