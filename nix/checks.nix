@@ -50,7 +50,7 @@ let
         rustc
       ];
       buildPhase = ''
-        cargo clippy --workspace --all-targets --offline --locked -- --deny warnings
+        cargo clippy --release --workspace --all-targets --offline --locked -- --deny warnings
       '';
       installPhase = "touch $out";
     };

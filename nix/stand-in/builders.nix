@@ -24,7 +24,7 @@ let
         chmod -R u+w source
         cd source
         mkdir -p .cargo
-        cp /machine/vendor/config.toml .cargo/
+        cp ${./cargo.toml} .cargo/config.toml
         # nixpkgs' are the sources; these are compiled as well.
         if [ -n "''${cargoDeps-}" ]; then
           cp -r "$cargoDeps" target
@@ -151,34 +151,33 @@ rec {
   buildRustPackage =
     args:
     let
-      build = ''
-        # Not optimised: this is for tests.
-        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=0
-        export RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=/machine/vendor=vendor"
-        cargo build --quiet --release --offline --locked
-      '';
-      # From the manifests only, so that a change of the source does not recompile every crate.
+      build = "cargo build --quiet --release --offline --locked";
+      # From the manifests only, so that a change of the source does not recompile every crate. With what is in nixpkgs' stdenv.
       compiledBy =
-        command:
-        mkMachineDerivation {
-          name = "${args.pname}-dependencies";
-          madeOf = machine.compilers;
-          src = builtins.path {
-            name = "manifests";
-            path = args.src;
-            filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
-          };
-          buildPhase = ''
-            for manifest in $(find . -name Cargo.toml); do
-              mkdir -p "$(dirname "$manifest")/src"
-              echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
-              touch "$(dirname "$manifest")/src/lib.rs"
-            done
-            ${command}
-          '';
-          installPhase = "cp -r target $out";
-        };
-      cargoDeps = compiledBy build;
+        env: command:
+        mkMachineDerivation (
+          {
+            name = "${args.pname}-dependencies";
+            madeOf = machine.compilers;
+            src = builtins.path {
+              name = "manifests";
+              path = args.src;
+              filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
+            };
+            buildPhase = ''
+              for manifest in $(find . -name Cargo.toml -not -path './target/*'); do
+                mkdir -p "$(dirname "$manifest")/src"
+                echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
+                touch "$(dirname "$manifest")/src/lib.rs"
+              done
+              export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
+              ${command}
+            '';
+            installPhase = "cp -r target $out";
+          }
+          // env
+        );
+      compiledCrates = compiledBy { } build;
     in
     mkMachineDerivation (
       removeAttrs args [
@@ -186,7 +185,7 @@ rec {
         "doCheck"
       ]
       // {
-        inherit cargoDeps;
+        cargoDeps = compiledCrates;
         src = "${args.src}";
         buildPhase = build;
         installPhase = ''
@@ -195,12 +194,11 @@ rec {
           ${bundleLibraries "ldd"}
         '';
         passthru = {
-          compiledCrates = cargoDeps;
-          # What else is built from them is the check by clippy, with what is in nixpkgs' stdenv.
-          cargoDeps = compiledBy ''
-            export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
-            cargo clippy --quiet --workspace --all-targets --offline --locked
-          '';
+          inherit compiledCrates;
+          # What else is built from them is the check by clippy.
+          cargoDeps = compiledBy {
+            cargoDeps = compiledCrates;
+          } "cargo clippy --quiet --release --workspace --all-targets --offline --locked";
         };
       }
     );
