@@ -55,4 +55,6 @@ if ! cmp -s tests/requirements.txt tests/.venv/requirements.txt; then
   tests/.venv/bin/uv pip install --python tests/.venv --require-hashes -r tests/requirements.txt
   cp tests/requirements.txt tests/.venv/
 fi
+# Where it is set, as in many containers, each of some hundred processes compiles its modules anew.
+unset PYTHONDONTWRITEBYTECODE
 exec tests/.venv/bin/python tests/run.py "$@"

@@ -87,7 +87,7 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
-# Two at a time, except those that share one Docker.
+# Side by side, except those that share one Docker.
 SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
 
 # pytest's arguments, if not the folder with the stage's name.
@@ -102,9 +102,10 @@ PYTEST: dict[str, list[str]] = {
     ],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
     "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
-    "cluster": ["tests/cluster", *SIDE_BY_SIDE],
+    # Most wait for a boot or a stop.
+    "cluster": ["tests/cluster", "--numprocesses=4", "--dist=loadgroup"],
     "nix": ["tests/nix", *SIDE_BY_SIDE],
-    "deploy": ["tests/deploy", "-m", "not kubernetes"],
+    "deploy": ["tests/deploy", "-m", "not kubernetes", "--numprocesses=2", "--dist=loadfile"],
     "kubernetes": ["tests/chart", "tests/deploy", "-m", "kubernetes"],
 }
 

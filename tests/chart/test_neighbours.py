@@ -49,7 +49,7 @@ class Umbrella:
     def objects(self, helm: Helm, values: dict[str, Any], *arguments: str) -> Objects:
         run = self.template(helm, values, *arguments)
         assert run.returncode == 0, run.stderr
-        return Objects(yaml.safe_load_all(run.stdout))
+        return Objects.read(run.stdout)
 
 
 @pytest.fixture

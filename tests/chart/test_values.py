@@ -545,7 +545,7 @@ def test_a_new_chart_version_alone_restarts_no_pod(helm3: Helm, tmp_path: Path) 
         text=True,
         check=True,
     )
-    assert Objects(yaml.safe_load_all(run.stdout)).pods() == helm3.objects().pods()
+    assert Objects.read(run.stdout).pods() == helm3.objects().pods()
 
 
 def test_kube_score_finds_nothing_critical(helm3: Helm) -> None:
@@ -596,7 +596,7 @@ def test_passwords_of_values_are_not_printed_in_clear(helm3: Helm) -> None:
     rendered = helm3.template(
         "--set=externalDatabase.host=db", "--set=externalDatabase.password=hunter2"
     )
-    objects = Objects(yaml.safe_load_all(rendered.stdout))
+    objects = Objects.read(rendered.stdout)
     assert "hunter2" not in yaml.safe_dump_all(
         each for each in objects.values() if each["kind"] != "Secret"
     )

@@ -15,7 +15,7 @@ from support.api import create_post, create_user
 from support.databases import Database, SqliteDatabase
 from support.editing import history, put, tag
 from support.figures import Figures
-from support.net import free_port
+from support.net import NO_CAS, free_port
 from support.service import Service, StartService
 from support.tokens import Issuer, bearer
 from support.wait import wait_until
@@ -55,6 +55,7 @@ class Author:
             base_url=self.url,
             headers=bearer(self.token),
             timeout=30,
+            verify=NO_CAS,
             event_hooks={"response": [still_starting]},
         )
 
@@ -69,7 +70,7 @@ class Author:
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(f"{self.url}/readyz", verify=NO_CAS).status_code == 200
         except httpx.TransportError:
             return False
 

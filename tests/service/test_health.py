@@ -12,7 +12,7 @@ import pytest
 
 from support.api import create_user, problem
 from support.databases import PASSWORD, Database, Postgres, PostgresDatabase, SqliteDatabase
-from support.net import TcpProxy, free_port
+from support.net import NO_CAS, TcpProxy, free_port
 from support.service import Service, StartService, environment
 from support.wait import wait_until
 
@@ -146,7 +146,8 @@ def test_a_busy_database_is_there(own_postgres: Postgres, start_service: StartSe
     def read() -> None:
         while not over.is_set():
             with contextlib.suppress(httpx.TransportError):
-                statuses.add(httpx.get(f"{service.url}/users/{user['id']}", timeout=90).status_code)
+                url = f"{service.url}/users/{user['id']}"
+                statuses.add(httpx.get(url, timeout=90, verify=NO_CAS).status_code)
 
     def is_ready() -> bool:
         return service.client.get("/readyz").status_code == 200

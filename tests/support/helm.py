@@ -135,7 +135,7 @@ class Helm:
     def objects(self, *arguments: str, release: str = "wiki-release") -> "Objects":
         run = self.template(*arguments, release=release)
         assert run.returncode == 0, run.stderr
-        return Objects(yaml.safe_load_all(run.stdout))
+        return Objects.read(run.stdout)
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -145,6 +145,11 @@ class Helm:
 
 class Objects(dict[tuple[str, str], Any]):
     """Kubernetes objects by kind and name."""
+
+    @classmethod
+    def read(cls, manifests: str) -> "Objects":
+        # With libyaml: PyYAML's own parser takes longer than Helm.
+        return cls(yaml.load_all(manifests, Loader=yaml.CSafeLoader))
 
     def __init__(self, documents: Iterable[Any]):
         super().__init__(

@@ -16,7 +16,7 @@ import yaml
 
 from support.cluster import Cluster, Result
 from support.load import Load
-from support.net import free_port
+from support.net import NO_CAS, free_port
 from support.wait import wait_until
 
 # For tests of faults: longer limits for a hung database, which a slow machine alone would reach.
@@ -51,7 +51,7 @@ class Release:
         self.fullname = (name if "wiki" in name else f"{name}-wiki")[:40].rstrip("-")
         self.host = host or f"{namespace}.example.com"
         self.client = httpx.Client(
-            base_url=cluster.ingress, headers={"Host": self.host}, timeout=30
+            base_url=cluster.ingress, headers={"Host": self.host}, timeout=30, verify=NO_CAS
         )
 
     def helm(self, command: str, *arguments: str | Path, **options: Any) -> Result:
@@ -87,10 +87,13 @@ class Release:
         """Helm does not wait for the pods of before, which answer for some seconds more."""
         self.rollout("deployment/api")
 
-        def replaced() -> bool:
-            return not any("deletionTimestamp" in pod["metadata"] for pod in self.pods("api"))
-
-        wait_until(replaced, "the pods of before to be gone", seconds=60, every=0.3)
+        old = [
+            f"pod/{pod['metadata']['name']}"
+            for pod in self.pods("api")
+            if "deletionTimestamp" in pod["metadata"]
+        ]
+        if old:
+            self.kubectl("wait", "--for=delete", "--timeout=60s", *old)
         self.wait_until_answering()
 
     def kubectl(self, *arguments: str | Path, **options: Any) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from support.net import NO_CAS
 from support.wait import wait_until
 
 
@@ -27,7 +28,9 @@ class Load:
         self._work = [self._pool.submit(self._create, worker, workers) for worker in range(workers)]
 
     def _create(self, worker: int, workers: int) -> None:
-        client = httpx.Client(base_url=self._url, headers={"Host": self._host}, timeout=15)
+        client = httpx.Client(
+            base_url=self._url, headers={"Host": self._host}, timeout=15, verify=NO_CAS
+        )
         for number in range(worker, self.LIMIT, workers):
             if self._end.wait(self._pause):
                 return

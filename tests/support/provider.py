@@ -9,7 +9,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from support.generators import kept, run
-from support.net import free_port
+from support.net import NO_CAS, free_port
 from support.tokens import AUDIENCE, Key, b64, number
 from support.wait import wait_until
 
@@ -68,7 +68,8 @@ class Provider:
         assert self._process
         assert self._process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/.well-known/openid-configuration").status_code == 200
+            url = f"{self.url}/.well-known/openid-configuration"
+            return httpx.get(url, verify=NO_CAS).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from support.net import free_port
+from support.net import NO_CAS, free_port
 from support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ class Service:
                     **popen,
                 },
             )
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=30, verify=NO_CAS)
         live.append(self)
 
     @property
