@@ -88,7 +88,7 @@ CHECKS: dict[str, list[str]] = {
 }
 
 # Side by side, except those that share one Docker.
-SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup")
+SIDE_BY_SIDE = "--dist=loadgroup"
 
 # pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
@@ -101,10 +101,10 @@ PYTEST: dict[str, list[str]] = {
         "--no-loadscope-reorder",
     ],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
-    "chart": ["tests/chart", "-m", "not kubernetes", *SIDE_BY_SIDE],
+    "chart": ["tests/chart", "-m", "not kubernetes", "--numprocesses=2", SIDE_BY_SIDE],
     # Most wait for a boot or a stop.
-    "cluster": ["tests/cluster", "--numprocesses=4", "--dist=loadgroup"],
-    "nix": ["tests/nix", *SIDE_BY_SIDE],
+    "cluster": ["tests/cluster", "--numprocesses=4", SIDE_BY_SIDE],
+    "nix": ["tests/nix", "--numprocesses=3", SIDE_BY_SIDE],
     "deploy": ["tests/deploy", "-m", "not kubernetes", "--numprocesses=2", "--dist=loadfile"],
     "kubernetes": ["tests/chart", "tests/deploy", "-m", "kubernetes"],
 }

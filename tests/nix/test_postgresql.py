@@ -1,6 +1,7 @@
 """The PostgreSQL image: its first start, whatever interrupts it and as any user, and later ones."""
 
 import os
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -63,7 +64,7 @@ def wait_until_ready(database: Container) -> None:
         except AssertionError:
             return False
 
-    wait_until(ready, "PostgreSQL to accept connections", seconds=180)
+    wait_until(ready, "PostgreSQL to accept connections", seconds=180, every=0.1)
 
 
 def test_it_starts_stops_and_is_killed(docker: Docker, image: str) -> None:
@@ -235,11 +236,10 @@ exec "$real" "$@"
 PROGRAMS = ("initdb", "mv", "postgres", "rmdir", "sync")
 
 
-def stops(database: Container) -> bool:
-    """Whether it reaches the call that never returns, rather than its end."""
-    words = ("stopped before", "database system is ready to accept connections")
-    wait_until(lambda: any(word in database.log for word in words), "a step", seconds=180)
-    return words[0] in database.log
+def stopped_before(database: Container) -> str | None:
+    """The program whose call never returns; None if it reaches its end."""
+    either = re.compile("stopped before (.+)|database system is ready to accept connections")
+    return wait_until(lambda: either.search(database.log), "a step", seconds=180, every=0.1)[1]
 
 
 def test_a_kill_at_each_step(docker: Docker, image: str, tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_a_kill_at_each_step(docker: Docker, image: str, tmp_path: Path) -> None
     for number in count(1):
         options = (*OPTIONS, f"--volume={tmp_path}:/steps:ro")
         database = docker.start(image, options=options, STOP=str(number), **stepwise)
-        if not stops(database):
+        if not (program := stopped_before(database)):
             break
-        steps.append(database.log.splitlines()[-1].removeprefix("stopped before "))
+        steps.append(program)
         database.kill()
         database = docker.start(image, options=OPTIONS, **environment)
         wait_until_ready(database)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from support.net import NO_CAS
 from support.wait import wait_until
 
 # Stricter than Kubernetes' "restricted": only volumes are writable.
@@ -32,7 +33,7 @@ class Container:
         return self._docker.run("port", self.id, str(port)).split()[0]
 
     def client(self, port: int) -> httpx.Client:
-        return httpx.Client(base_url=f"http://{self.address(port)}", timeout=10)
+        return httpx.Client(base_url=f"http://{self.address(port)}", timeout=10, verify=NO_CAS)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Container:
                 return last[-1].status_code == 200
             return False
 
-        wait_until(answers, f"port {port} to answer 200 to {path}", seconds=seconds)
+        wait_until(answers, f"port {port} to answer 200 to {path}", seconds=seconds, every=0.1)
         return last[-1]
 
 
