@@ -43,7 +43,8 @@ CRDS = {"The definitions of Argo CD's and Flux's objects": crds.download}
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": programs("prometheus3", "promtool") | {"cargo build": service.build},
+    # cargo first: the other lane begins with the Go programs.
+    "service": {"cargo build": service.build} | programs("prometheus3", "promtool"),
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
@@ -147,7 +148,7 @@ def main(arguments: list[str]) -> int:
                 wanted |= waited[stage]
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
-                run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)
+                run_stage(stage, {title: prepared[title] for title in waited[stage]}, chosen, tally)
         result.write_text(json.dumps(asdict(tally)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
@@ -189,11 +190,17 @@ def run_lane(chosen: list[str], stages: list[str], result: Path) -> None:
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
-def run_stage(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
+def run_stage(
+    stage: str, prepared: dict[str, Future[object]], chosen: list[str], tally: Tally
+) -> None:
+    arguments = PYTEST.get(stage, [f"tests/{stage}"])
+    if stage == "service" and KUBERNETES and "kubernetes" in chosen:
+        # The other lane takes longer, and waits less for a core.
+        arguments = [*arguments, "--numprocesses=2"]
     with timed(f"Stage {stage}"):
         check(stage, tally)
         wait_for_preparations(prepared, tally)
-        run_pytest(PYTEST.get(stage, [f"tests/{stage}"]), stage, tally)
+        run_pytest(arguments, stage, tally)
 
 
 def wait_for_preparations(prepared: dict[str, Future[object]], tally: Tally) -> None:
