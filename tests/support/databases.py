@@ -185,7 +185,9 @@ class Postgres:
 
     def _signal(self, number: signal.Signals) -> None:
         postmaster = psutil.Process(self.process.pid)
-        for process in (postmaster, *postmaster.children(recursive=True)):
+        # Before its children are listed: once it is stopped, it forks no other.
+        postmaster.send_signal(number)
+        for process in postmaster.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
@@ -198,7 +200,9 @@ class Postgres:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes."""
+        """SIGKILL to all of its processes, none of which may survive: it would hold the memory that
+        they share, without which no other server starts."""
+        self.pause()
         postmaster = psutil.Process(self.process.pid)
         everyone = [postmaster, *postmaster.children(recursive=True)]
         for process in everyone:
