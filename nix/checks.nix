@@ -81,6 +81,7 @@ in
           ../tests/support/unpack-debian
           ./pack-chart.sh
           ./images/postgresql-entrypoint.sh
+          ./stand-in/cargo-clippy
           ./stand-in/k3d
           ./stand-in/k3s
           ./stand-in/nix

@@ -29,7 +29,7 @@ LONGEST = ("test_bad_input", "test_traces", "test_outage")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the longest files, and those that share one Docker. In their turn, cores would be idle
+    """First the longest files, and those that wait for a Docker. In their turn, cores would be idle
     when all others are done."""
     items.sort(key=lambda item: item.path.stem not in LONGEST and not uses(item, "docker"))
 
@@ -185,8 +185,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if uses(item, "cluster"):
         item.add_marker("kubernetes")
-    if uses(item, "docker"):
-        item.add_marker(pytest.mark.xdist_group("docker"))
 
 
 def uses(item: pytest.Item, fixture: str) -> bool:

@@ -56,7 +56,6 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
     "service": {"The previous version": previous.build, "Jaeger": jaeger.install},
-    "nix": {"The crates for the flake's clippy": nix.build_clippys_crates},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
@@ -88,8 +87,8 @@ CHECKS: dict[str, list[str]] = {
     ],
 }
 
-# Side by side, except those that share one Docker.
-SIDE_BY_SIDE = "--dist=loadgroup"
+# Each worker takes one test after the other, in their order.
+ONE_BY_ONE = "--maxschedchunk=1"
 
 # pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
@@ -102,10 +101,10 @@ PYTEST: dict[str, list[str]] = {
         "--no-loadscope-reorder",
     ],
     LONG: ["tests/faults", "--long", "--override-ini=timeout=3600"],
-    "chart": ["tests/chart", "-m", "not kubernetes", "--numprocesses=2", SIDE_BY_SIDE],
+    "chart": ["tests/chart", "-m", "not kubernetes", "--numprocesses=2", ONE_BY_ONE],
     # Most wait for a boot or a stop.
-    "cluster": ["tests/cluster", "--numprocesses=4", SIDE_BY_SIDE],
-    "nix": ["tests/nix", "--numprocesses=3", SIDE_BY_SIDE],
+    "cluster": ["tests/cluster", "--numprocesses=4", ONE_BY_ONE],
+    "nix": ["tests/nix", "--numprocesses=3", ONE_BY_ONE],
     "deploy": ["tests/deploy", "-m", "not kubernetes", "--numprocesses=2", "--dist=loadfile"],
     "kubernetes": ["tests/chart", "tests/deploy", "-m", "kubernetes"],
 }

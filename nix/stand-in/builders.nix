@@ -152,32 +152,6 @@ rec {
     args:
     let
       build = "cargo build --quiet --release --offline --locked";
-      # From the manifests only, so that a change of the source does not recompile every crate. With what is in nixpkgs' stdenv.
-      compiledBy =
-        env: command:
-        mkMachineDerivation (
-          {
-            name = "${args.pname}-dependencies";
-            madeOf = machine.compilers;
-            src = builtins.path {
-              name = "manifests";
-              path = args.src;
-              filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
-            };
-            buildPhase = ''
-              for manifest in $(find . -name Cargo.toml -not -path './target/*'); do
-                mkdir -p "$(dirname "$manifest")/src"
-                echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
-                touch "$(dirname "$manifest")/src/lib.rs"
-              done
-              export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
-              ${command}
-            '';
-            installPhase = "cp -r target $out";
-          }
-          // env
-        );
-      compiledCrates = compiledBy { } build;
     in
     mkMachineDerivation (
       removeAttrs args [
@@ -185,7 +159,26 @@ rec {
         "doCheck"
       ]
       // {
-        cargoDeps = compiledCrates;
+        # From the manifests only, so that a change of the source does not recompile every crate. With what is in nixpkgs' stdenv.
+        cargoDeps = mkMachineDerivation {
+          name = "${args.pname}-dependencies";
+          madeOf = machine.compilers;
+          src = builtins.path {
+            name = "manifests";
+            path = args.src;
+            filter = path: type: type == "directory" || builtins.match "Cargo\\..*" (baseNameOf path) != null;
+          };
+          buildPhase = ''
+            for manifest in $(find . -name Cargo.toml); do
+              mkdir -p "$(dirname "$manifest")/src"
+              echo 'fn main() {}' >"$(dirname "$manifest")/src/main.rs"
+              touch "$(dirname "$manifest")/src/lib.rs"
+            done
+            export HOME=/homeless-shelter PATH=/machine/rust/bin:/machine/stdenv
+            ${build}
+          '';
+          installPhase = "cp -r target $out";
+        };
         src = "${args.src}";
         buildPhase = build;
         installPhase = ''
@@ -193,13 +186,6 @@ rec {
           find target/release -maxdepth 1 -type f -executable -not -name '*.so' -exec cp -t $out/bin {} +
           ${bundleLibraries "ldd"}
         '';
-        passthru = {
-          inherit compiledCrates;
-          # What else is built from them is the check by clippy.
-          cargoDeps = compiledBy {
-            cargoDeps = compiledCrates;
-          } "cargo clippy --quiet --release --workspace --all-targets --offline --locked";
-        };
       }
     );
 

@@ -109,7 +109,7 @@ rec {
       compress =
         {
           none = "cat";
-          gz = "gzip -n";
+          gz = "gzip -n --fast";
           zstd = "zstd -T0";
         }
         .${compressor};

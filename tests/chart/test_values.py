@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, Helm, Objects, install, read, values_files
+from support import crds
+from support.helm import CHART, Helm, Objects, install, values_files
 
 VALUES = pytest.mark.parametrize("values", values_files(), ids=lambda path: path.stem)
 
@@ -507,11 +508,44 @@ def test_operators_replace_the_built_in_parts(helm3: Helm) -> None:
     assert f'job="{job}"' in yaml.safe_dump(rules, width=10_000)
 
 
-@pytest.mark.timeout(900)
-def test_the_operators_own_types_read_what_is_theirs(helm3: Helm) -> None:
-    rendered = helm3.template(f"--values={CHART / 'ci' / 'cloudnativepg.yaml'}").stdout
-    kinds = read("operators", stdin=rendered)
-    assert sorted(kinds.split()) == ["Cluster", "PrometheusRule", "ServiceMonitor"]
+OF_OPERATORS = {
+    "cloudnativepg.yaml": [],
+    "one instance": ["--set=cloudnativepg.instances=1"],
+    "everything": [
+        "--set=global.imagePullSecrets[0]=secret",
+        "--set=cloudnativepg.resources.limits.memory=1Gi",
+        "--set=cloudnativepg.dataDurability=preferred",
+        "--set=backup.enabled=true",
+    ],
+}
+
+
+@pytest.mark.parametrize("arguments", OF_OPERATORS.values(), ids=OF_OPERATORS)
+def test_what_operators_get_is_valid_to_their_crds(helm3: Helm, arguments: list[str]) -> None:
+    objects = helm3.objects(f"--values={CHART / 'ci' / 'cloudnativepg.yaml'}", *arguments)
+    theirs = {each["kind"]: crds.mistakes(each) for each in objects.of_kind(*crds.OPERATORS)}
+    assert theirs == {kind: [] for kind in crds.OPERATORS}
+
+
+@pytest.mark.parametrize(
+    ("path", "mistake"),
+    [
+        (["spec", "postgresql", "synchronus"], "$.spec.postgresql: Additional properties"),
+        (["spec", "instances"], "$.spec.instances: 'a word' is not of type 'integer'"),
+        (["spec", "nodeMaintenanceWindow", "reuse"], "$.spec.nodeMaintenanceWindow: Additional"),
+        (["metadata", "lables"], "$.metadata: Additional properties"),
+    ],
+)
+def test_what_is_not_is_named(helm3: Helm, path: list[str], mistake: str) -> None:
+    """Of the test above: what its reading of a CRD refuses."""
+    (cluster,) = helm3.objects("--set=cloudnativepg.enabled=true").of_kind("Cluster")
+    *parents, last = path
+    within = cluster
+    for key in parents:
+        within = within.setdefault(key, {})
+    within[last] = "a word"
+    (found,) = crds.mistakes(cluster)
+    assert found.startswith(mistake)
 
 
 def test_a_changed_configuration_rolls_its_pods(helm3: Helm) -> None:

@@ -19,6 +19,7 @@ import pytest
 from support import docker as docker_support
 from support import previous
 from support.browser import Visit, chromium
+from support.cache import turn
 from support.docker import Container, Docker
 from support.nix import ROOT, Nix
 from support.page import documented_values
@@ -78,11 +79,13 @@ def boot(docker: Docker, image: str, inside: tuple[str, ...]) -> Iterator[Boot]:
     def boot(*options: str, of: str = image, **environment: str) -> Container:
         return docker.start(of, options=("--privileged", *inside, *options), **environment)
 
-    yield boot
-    # shown by pytest if the test fails
-    for container in docker.containers():
-        print(container.log)
-    docker.clean()
+    # One at a time: it takes all cores.
+    with turn("boot"):
+        yield boot
+        # shown by pytest if the test fails
+        for container in docker.containers():
+            print(container.log)
+        docker.clean()
 
 
 def wait_until_ready(container: Container, times: int = 1) -> None:

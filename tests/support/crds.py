@@ -1,9 +1,13 @@
-"""The CRDs of Argo CD, Flux and Traefik, from their Go modules."""
+"""CRDs, from the Go modules of their operators."""
 
 import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
 
 from support.helm import go
 
@@ -16,15 +20,63 @@ MODULES = {
     "github.com/fluxcd/source-controller@v1.8.0": "config/crd/bases",
     "github.com/traefik/traefik/v3@v3.7.13": "docs/content/reference/dynamic-configuration",
 }
+CLOUDNATIVEPG = "github.com/cloudnative-pg/cloudnative-pg@v1.28.0"
+PROMETHEUS = "github.com/prometheus-operator/prometheus-operator@v0.88.0"
+# Of what the chart hands to operators, by kind.
+OPERATORS = {
+    "Cluster": (CLOUDNATIVEPG, "config/crd/bases/postgresql.cnpg.io_clusters.yaml"),
+    "PrometheusRule": (
+        PROMETHEUS,
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+    ),
+    "ServiceMonitor": (
+        PROMETHEUS,
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+}
+
+
+def folder(module: str) -> Path:
+    found = subprocess.run(
+        [go(), "mod", "download", "-json", module], check=True, stdout=subprocess.PIPE
+    )
+    return Path(json.loads(found.stdout)["Dir"])
 
 
 def download() -> dict[str, Path]:
     """Their files, by the names of the definitions."""
     files: list[Path] = []
-    for module, folder in MODULES.items():
-        found = subprocess.run(
-            [go(), "mod", "download", "-json", module], check=True, stdout=subprocess.PIPE
-        )
-        files += Path(json.loads(found.stdout)["Dir"], folder).glob("*.io_*.yaml")
-        files += Path(json.loads(found.stdout)["Dir"], folder).glob("*-crd.yaml")
+    for module, crds in MODULES.items():
+        files += (folder(module) / crds).glob("*.io_*.yaml")
+        files += (folder(module) / crds).glob("*-crd.yaml")
     return {re.findall(r"^  name: (.*)$", path.read_text(), re.M)[0]: path for path in files}
+
+
+def mistakes(each: dict[str, Any]) -> list[str]:
+    """Why a Kubernetes with its operator would refuse an object, unknown fields included."""
+    module, file = OPERATORS[each["kind"]]
+    text = (folder(module) / file).read_text()
+    definition = yaml.load(text, Loader=yaml.CSafeLoader)["spec"]
+    schemas = {
+        f"{definition['group']}/{version['name']}": version["schema"]["openAPIV3Schema"]
+        for version in definition["versions"]
+    }
+    schema = closed(schemas[each["apiVersion"]])
+    # Kubernetes' own, and in no CRD.
+    known = {key: {} for key in ("annotations", "labels", "name", "namespace")}
+    schema["properties"]["metadata"] = {"properties": known, "additionalProperties": False}
+    errors = jsonschema.Draft7Validator(schema).iter_errors(each)
+    return [f"{error.json_path}: {error.message}" for error in errors]
+
+
+def closed(schema: Any) -> Any:
+    """A schema that knows all fields, as with kubectl's --validate=strict."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(value) for key, value in schema.items()}
+    open_ = schema.get("x-kubernetes-preserve-unknown-fields")
+    if schema.get("type") == "object" and "properties" in schema and not open_:
+        inner["additionalProperties"] = False
+    return inner

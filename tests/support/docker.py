@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from support.cache import turn
 from support.net import NO_CAS
 from support.wait import wait_until
 
@@ -176,7 +177,9 @@ def dockerd(runtime: Path | None = None) -> Iterator[Docker]:
         wait_until(ready, "dockerd to listen", seconds=60)
         docker = Docker(socket, f"wiki{os.getpid()}")
         bridge = f"--opt=com.docker.network.bridge.name={docker._network}"
-        docker.run("network", "create", bridge, docker._network)
+        # Each takes the first subnet to which the host has no route.
+        with turn("subnet"):
+            docker.run("network", "create", bridge, docker._network)
         stack.callback(docker.run, "network", "rm", docker._network)
 
         stack.callback(docker.clean)

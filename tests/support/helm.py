@@ -104,21 +104,6 @@ def run_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) 
         raise subprocess.CalledProcessError(building.returncode, command)
 
 
-def read(reader: str, *arguments: Path, stdin: str | None = None) -> str:
-    """What a program of chart/readers says: it reads what others read, with their own types."""
-    done = subprocess.run(
-        [go(), "run", *QUICK, f"./{reader}", *arguments],
-        cwd=Path(__file__).parents[1] / "chart/readers",
-        env=ENVIRONMENT,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 class Helm:
     """Helm without a cluster: what a chart and its values render to."""
 

@@ -104,12 +104,6 @@ def build_artefacts() -> None:
         find().build(*ARTEFACTS)
 
 
-def build_clippys_crates() -> None:
-    """What takes `nix flake check` longest."""
-    with contextlib.suppress(UnavailableError, AssertionError):
-        find().build(f"checks.{SYSTEM}.clippy.cargoDeps")
-
-
 def find() -> Nix:
     if platform.system() != "Linux" and not REAL:
         raise UnavailableError(
