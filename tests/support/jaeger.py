@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -51,9 +50,7 @@ def build(folder: Path) -> None:
     found = subprocess.run(download, check=True, stdout=subprocess.PIPE).stdout
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "jaeger"
-        # The module cache is read-only.
-        shutil.copytree(json.loads(found)["Dir"], source, copy_function=shutil.copyfile)
-        subprocess.run(("chmod", "-R", "u+w", source), check=True)
+        helm.writable_copy(json.loads(found)["Dir"], source)
         components = source / "cmd/jaeger/internal/components.go"
         lines = components.read_text().splitlines()
         components.write_text("\n".join(line for line in lines if not UNUSED.search(line)))
