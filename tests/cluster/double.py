@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -IS
 """Test double of dockerd, docker, k3d, kubectl, helm, zstd and iptables, as in a real boot.
 
 It acts as the program it is called as, keeps its state on the volume, and records each call

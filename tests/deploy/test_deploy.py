@@ -34,7 +34,7 @@ def definitions(cluster: Cluster) -> Iterator[None]:
     """CRDs without their controllers, and the namespaces of the examples."""
     there = cluster.kubectl("get", "crds", "--output=name")  # k3s has Traefik's CRDs
     files = [
-        f"--filename={path}" for name, path in crds.download().items() if f"/{name}\n" not in there
+        f"--filename={path}" for name, path in crds.files().items() if f"/{name}\n" not in there
     ]
     namespaces = ("argocd", "wiki")
     cluster.kubectl("apply", "--server-side", *files)

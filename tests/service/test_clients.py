@@ -47,7 +47,8 @@ def test_python(shared_service: Service, document: Path, tmp_path: Path) -> None
     packages = generators.python()
     paths = {"PYTHONPATH": f"{packages}:{tmp_path}", "PATH": f"{packages}/bin:{os.environ['PATH']}"}
     generate = ("generate", "--path", document, "--output-path", tmp_path / "wiki", "--meta=none")
-    run(packages / "bin/openapi-python-client", *generate, **paths)
+    # Not by its first line: that names the Python of the checkout which installed it.
+    run(sys.executable, packages / "bin/openapi-python-client", *generate, **paths)
     (tmp_path / "use.py").write_text(
         "from wiki import Client\n"
         "from wiki.api.users import create_user, read_user\n"

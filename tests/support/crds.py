@@ -1,15 +1,13 @@
 """CRDs, from the Go modules of their operators."""
 
-import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-from support.helm import go
+from support.helm import download
 
 # For Argo CD 3.3, Traefik 3.7 and Flux 2.8, whose helm-controller is on Go's proxy only in the
 # previous version.
@@ -36,26 +34,19 @@ OPERATORS = {
 }
 
 
-def folder(module: str) -> Path:
-    found = subprocess.run(
-        [go(), "mod", "download", "-json", module], check=True, stdout=subprocess.PIPE
-    )
-    return Path(json.loads(found.stdout)["Dir"])
-
-
-def download() -> dict[str, Path]:
+def files() -> dict[str, Path]:
     """Their files, by the names of the definitions."""
-    files: list[Path] = []
-    for module, crds in MODULES.items():
-        files += (folder(module) / crds).glob("*.io_*.yaml")
-        files += (folder(module) / crds).glob("*-crd.yaml")
-    return {re.findall(r"^  name: (.*)$", path.read_text(), re.M)[0]: path for path in files}
+    found: list[Path] = []
+    for module, folder in MODULES.items():
+        found += (download(module) / folder).glob("*.io_*.yaml")
+        found += (download(module) / folder).glob("*-crd.yaml")
+    return {re.findall(r"^  name: (.*)$", path.read_text(), re.M)[0]: path for path in found}
 
 
 def mistakes(each: dict[str, Any]) -> list[str]:
     """Why a Kubernetes with its operator would refuse an object, unknown fields included."""
     module, file = OPERATORS[each["kind"]]
-    text = (folder(module) / file).read_text()
+    text = (download(module) / file).read_text()
     definition = yaml.load(text, Loader=yaml.CSafeLoader)["spec"]
     schemas = {
         f"{definition['group']}/{version['name']}": version["schema"]["openAPIV3Schema"]

@@ -1,5 +1,6 @@
 """Programs for the tests, above all Helm, built once from their Go modules and kept."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,36 +80,45 @@ def install(name: str) -> Path:
 
 def build(name: str, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
-    module, version = MODULES[name]
+    package, version = MODULES[name]
     flags = ("-v", *FLAGS.get(name, QUICK), f"-tags={TAGS}")
     with tempfile.TemporaryDirectory(dir=program.parent) as directory:
         folder = Path(directory)
         if name in TOGETHER:
-            start_module(folder, name, *TOGETHER)
+            start_module(folder, *TOGETHER)
             if name == "helm4":
                 drop_unused(folder)
-            run_go("build", *flags, "-o", folder, module, cwd=folder)
+            run_go("build", "-mod=mod", "-o", folder, *flags, package, cwd=folder)
         elif name == "registry":
             shutil.copy(Path(__file__).with_name("registry.go"), folder)
-            start_module(folder, name, name)
-            run_go("build", *flags, "-mod=mod", cwd=folder)
+            start_module(folder, name)
+            run_go("build", "-mod=mod", "-o", folder, *flags, ".", cwd=folder)
         else:
-            run_go("install", *flags, f"{module}@{version}", GOBIN=directory)
+            run_go("install", *flags, f"{package}@{version}", GOBIN=directory)
         (folder / program.name).rename(program)
 
 
-def start_module(folder: Path, name: str, *requires: str) -> None:
-    (folder / "go.mod").write_text(f"module {name}\n")
-    run_go("get", *("@".join(MODULES[each]) for each in requires), cwd=folder)
+def start_module(folder: Path, *names: str) -> None:
+    """With -mod=mod, what else a build needs is found by itself."""
+    lines = ["module registry", "go 1.25"]
+    for package, version in map(MODULES.__getitem__, names):
+        lines.append(f"require {package.partition('/cmd/')[0]} {version}")
+    # promtool's is Prometheus'.
+    (folder / "go.mod").write_text("\n".join(dict.fromkeys(lines)))
 
 
 def drop_unused(folder: Path) -> None:
     module, file = UNUSED
-    listing = (go(), "list", "-m", "-f={{.Dir}}", module)
-    found = subprocess.run(listing, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
-    writable_copy(Path(found.stdout.strip()), folder / "changed")
+    writable_copy(download(module, folder), folder / "changed")
     (folder / "changed" / file).unlink()
     run_go("mod", "edit", f"-replace={module}=./changed", cwd=folder)
+
+
+def download(module: str, folder: Path | None = None) -> Path:
+    """The folder of a module in the module cache, of the version after an `@` or in go.mod."""
+    command = (go(), "mod", "download", "-json", module)
+    found = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
+    return Path(json.loads(found.stdout)["Dir"])
 
 
 def writable_copy(module: Path, folder: Path) -> None:
@@ -126,6 +136,8 @@ def run_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) 
         print(f"go {arguments[0]} {arguments[-1]}", flush=True)
         lines = []
         for line in building.stderr:
+            if line.startswith("go: downloading"):
+                continue
             lines.append(line)
             if len(lines) % 200 == 0:
                 print(f"{len(lines)} packages compiled, now {line}", end="", flush=True)

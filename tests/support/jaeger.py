@@ -46,11 +46,9 @@ def program() -> Path:
 
 
 def build(folder: Path) -> None:
-    download = (helm.go(), "mod", "download", "-json", MODULE)
-    found = subprocess.run(download, check=True, stdout=subprocess.PIPE).stdout
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "jaeger"
-        helm.writable_copy(json.loads(found)["Dir"], source)
+        helm.writable_copy(helm.download(MODULE), source)
         components = source / "cmd/jaeger/internal/components.go"
         lines = components.read_text().splitlines()
         components.write_text("\n".join(line for line in lines if not UNUSED.search(line)))
