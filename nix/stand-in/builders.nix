@@ -91,7 +91,11 @@ rec {
   # Copies the libraries of the programs in $out, as listed by `ldd`, to $out/lib, and links each program to them.
   bundleLibraries = ldd: ''
     mkdir -p $out/lib
-    elfs=$(find $out -type f -not -name '*.o' -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print)
+    elfs=$(
+      find $out -type f -not -name '*.o' | while IFS= read -r file; do
+        if IFS= read -rN 4 magic <"$file" && [ "$magic" = $'\x7fELF' ]; then echo "$file"; fi
+      done
+    )
     for elf in $elfs; do
       ${ldd} "$elf" 2>/dev/null | sed -nE 's/.*(=> |^\s+)(\/\S+) \(.*/\2/p'
     done | sort -u | xargs -r cp -Lnt $out/lib

@@ -43,7 +43,8 @@ BTRFS = """
     truncate --size=8G {folder}/disk
     mkfs.btrfs --quiet --force {folder}/disk
     mount -t tmpfs tmpfs /mnt
-    cp --archive /dev/. /mnt/
+    # Others' files in /dev/shm come and go.
+    find /dev -mindepth 1 -maxdepth 1 -not -name shm -exec cp --archive -t /mnt {{}} +
     mount --bind /mnt /dev
     mkdir -p /dev/mapper
     loop=$(losetup --find --show {folder}/disk)
