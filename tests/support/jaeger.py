@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,13 +17,22 @@ from support.wait import wait_until
 
 VERSION = "v1.76.0"  # the module's number for Jaeger 2.13
 MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
-# Components that the tests do not use. Without them and Elasticsearch's client, which nothing can
-# switch off either, it takes half the time to compile.
-UNUSED = re.compile(
-    "attributesprocessor|filterprocessor|jaegerreceiver|kafka|prometheusexporter|sigv4|spanmetrics"
-    "|tailsampling|zipkin"
-)
-ELASTICSEARCH = Path(__file__).with_name("elasticsearch")
+# What the tests use. The other components, above all the clients of databases, take most of the time
+# that it takes to compile.
+COMPONENTS = {
+    *("jaegerquery", "jaegerstorage", "otlpreceiver", "storageexporter", "otelconftelemetry")
+}
+STORAGE = Path(__file__).with_name("jaeger.go")
+# What is left of the storage of its first version, which only types name.
+FIRST_STORAGE = """package storage
+
+import "github.com/jaegertracing/jaeger/internal/storage/v1/api/spanstore"
+
+type ArchiveStorage struct {
+	Reader spanstore.Reader
+	Writer spanstore.Writer
+}
+"""
 
 
 class UnavailableError(Exception):
@@ -49,15 +59,30 @@ def build(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "jaeger"
         helm.writable_copy(helm.download(MODULE), source)
-        components = source / "cmd/jaeger/internal/components.go"
-        lines = components.read_text().splitlines()
-        components.write_text("\n".join(line for line in lines if not UNUSED.search(line)))
-        client = f"-replace=github.com/elastic/go-elasticsearch/v9={ELASTICSEARCH}"
-        subprocess.run((helm.go(), "mod", "edit", client), cwd=source, check=True)
+        command = source / "cmd/jaeger"
+        without(command / "main.go", {"mappings"})
+        components = command / "internal/components.go"
+        found = re.findall(r"(\w+)\.NewFactory\(", components.read_text())
+        without(components, set(found) - COMPONENTS)
+        replace(command / "internal/extension/jaegerstorage", STORAGE.read_text())
+        replace(source / "internal/storage/v1/factory", FIRST_STORAGE)
         helm.run_go(
             *("build", "-v", "-mod=mod", *helm.QUICK, "-o", folder / "jaeger", "./cmd/jaeger"),
             cwd=source,
         )
+
+
+def without(file: Path, packages: set[str]) -> None:
+    """Removes the lines that name these."""
+    lines = file.read_text().splitlines()
+    name = re.compile(rf"\b({'|'.join(packages)})\b")
+    file.write_text("\n".join(line for line in lines if not name.search(line)))
+
+
+def replace(package: Path, text: str) -> None:
+    shutil.rmtree(package)
+    package.mkdir()
+    (package / "package.go").write_text(text)
 
 
 class Jaeger:

@@ -1,9 +1,0 @@
-package esapi
-
-import "io"
-
-type Response struct{ StatusCode int }
-
-type Indices struct {
-	PutIndexTemplate func(name string, body io.Reader) (*Response, error)
-}

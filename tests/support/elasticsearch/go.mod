@@ -1,1 +1,0 @@
-module github.com/elastic/go-elasticsearch/v9
