@@ -23,15 +23,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="tests of faults at length, in release")
 
 
-# Files that take minutes.
-LONGEST = ("test_bad_input", "test_traces", "test_outage")
+# Files that take minutes, of the service and of the chart in a Kubernetes.
+LONGEST = (
+    *("test_bad_input", "test_traces", "test_outage"),
+    *("test_release", "test_faults", "test_scaling", "test_upgrades", "test_postgresql_17"),
+)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the longest files, and those that wait for a Docker. In their turn, cores would be idle
+    """First those that wait for a Docker, and the longest files. In their turn, cores would be idle
     when all others are done."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST and not uses(item, "docker"))
+
+    def position(item: pytest.Item) -> int:
+        if uses(item, "docker"):
+            return -1
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +189,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends the tests like Ctrl-C: along with what they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "kubernetes: needs Kubernetes, like all that use `cluster`")
+    config.addinivalue_line("markers", "alone: what runs beside it in a Kubernetes would notice")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

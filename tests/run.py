@@ -95,6 +95,8 @@ ONE_BY_ONE = "--maxschedchunk=1"
 MEMORY = Path("/dev/shm")
 ROOM = 4e9  # bytes
 
+IN_KUBERNETES = ["tests/chart", "tests/deploy", "-m"]
+
 # pytest's arguments, if not the folder with the stage's name.
 PYTEST: dict[str, list[str]] = {
     # Most of them wait, for a time limit or for a process to start. The order is conftest's.
@@ -111,8 +113,16 @@ PYTEST: dict[str, list[str]] = {
     "cluster": ["tests/cluster", "--numprocesses=4", ONE_BY_ONE],
     "nix": ["tests/nix", "--numprocesses=3", ONE_BY_ONE],
     "deploy": ["tests/deploy", "-m", "not kubernetes", "--numprocesses=2", "--dist=loadfile"],
-    "kubernetes": ["tests/chart", "tests/deploy", "-m", "kubernetes"],
+    "kubernetes": [*IN_KUBERNETES, "kubernetes"],
 }
+# The same, for a second run after the first.
+THEN: dict[str, list[str]] = {}
+# Workers share the Kubernetes that is given, but for what they would notice of each other. With
+# k3d, each would have its own.
+if cluster.GIVEN:
+    together = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
+    PYTEST["kubernetes"] = [*IN_KUBERNETES, "kubernetes and not alone", *together]
+    THEN["kubernetes"] = [*IN_KUBERNETES, "kubernetes and alone"]
 
 
 @dataclass
@@ -205,6 +215,8 @@ def run_stage(
         check(stage, tally)
         wait_for_preparations(prepared, tally)
         run_pytest(arguments, stage, tally)
+        if stage in THEN:
+            run_pytest(THEN[stage], stage, tally)
 
 
 def wait_for_preparations(prepared: dict[str, Future[object]], tally: Tally) -> None:

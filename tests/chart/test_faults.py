@@ -103,6 +103,7 @@ def test_a_database_whose_pod_goes_recovers_by_itself(
     assert restart_counts(release, "api") == restarts
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("part", ["containerd", "kubelet"])
 def test_a_restart_of_the_nodes_own_parts_goes_unnoticed(
     release: Release, cluster: Cluster, part: str

@@ -129,7 +129,7 @@ def test_the_documentation_works_in_a_browser(release: Release, path: str) -> No
         assert not visit.complaints
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def prometheus(release: Release) -> Iterator[httpx.Client]:
     with (
         release.forward("service/wiki-release-prometheus", 9090) as url,
@@ -280,7 +280,7 @@ def test_a_dump_restored_into_an_empty_release_equals_the_original(
 
     # through a local file, into a release that never had the data
     other = new_release("wiki-restore-test")
-    other.install("--set=prometheus.enabled=false", "--set=grafana.enabled=false")
+    other.install(*SMALL)
     database = "statefulset/wiki-release-postgresql"
     credentials = ["--username=wikiuser", "--dbname=wikidb"]
     sql = release.kubectl("exec", database, "--", "pg_dump", *credentials, "--clean", "--if-exists")

@@ -28,11 +28,11 @@ def test_load_adds_a_replica_and_its_end_takes_it_away(new_release: NewRelease) 
         "--set=api.autoscaling.enabled=true",
         "--set=api.autoscaling.minReplicas=1",
         "--set=api.autoscaling.maxReplicas=2",
-        # for a service this small, 5 % of a core is a high load
-        "--set=api.resources.requests.cpu=20m",
-        "--set=api.autoscaling.targetCPUUtilizationPercentage=50",
         *PATIENT,
         *SMALL,
+        # for a service this small, 1 % of a core is a high load
+        "--set=api.resources.requests.cpu=20m",
+        "--set=api.autoscaling.targetCPUUtilizationPercentage=50",
     )
     # the default waits five minutes before it takes a replica away
     patch = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
@@ -65,6 +65,7 @@ def second_node(cluster: Cluster, images: list[Path]) -> Iterator[str]:
     cluster.kubectl("cordon", "second")
 
 
+@pytest.mark.alone
 def test_replicas_on_two_nodes_outlive_one_of_them(
     new_release: NewRelease, cluster: Cluster, second_node: str
 ) -> None:

@@ -17,10 +17,14 @@ from typing import Any
 import httpx
 
 from support import nix
+from support.cache import turn
 from support.net import free_port
 from support.wait import wait_until
 
 Result = subprocess.CompletedProcess[str]
+
+# A command that prints `export` lines.
+GIVEN = os.environ.get("WIKI_TEST_KUBE")
 
 
 @dataclass
@@ -77,27 +81,28 @@ def _unpacked(archive: Path, folder: Path) -> Path:
 
 
 def available() -> bool:
-    return bool(os.environ.get("WIKI_TEST_KUBE")) or bool(shutil.which("k3d") and _docker_runs())
+    return bool(GIVEN) or bool(shutil.which("k3d") and _docker_runs())
 
 
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster | None]:
-    """From WIKI_TEST_KUBE, a command that prints `export` lines, or from k3d with Docker."""
-    if command := os.environ.get("WIKI_TEST_KUBE"):
+    """The one that is given, which workers share, or from k3d with Docker."""
+    if GIVEN:
         # `ip netns` mounts /run/netns over itself when it is first used. With pods running already,
         # as when a node is added, theirs would be hidden below and could not be removed any more.
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run(["ip", "netns", "add", "wiki-test"], check=True)
-            subprocess.run(["ip", "netns", "delete", "wiki-test"], check=True)
-        lines = subprocess.run(
-            ["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+        with turn("kubernetes-start"):
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                subprocess.run(["ip", "netns", "add", "wiki-test"], check=True)
+                subprocess.run(["ip", "netns", "delete", "wiki-test"], check=True)
+            lines = subprocess.run(
+                ["sh", "-c", GIVEN], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
         given = dict(re.findall(r"export (\w+)=(.*)", lines))
         yield Cluster(
             shlex.split(given["KUBECONFIG"])[0],
             shlex.split(given["KUBE_INGRESS_URL"])[0],
             shlex.split(shlex.split(given["KUBE_LOAD"])[0]),
-            provider=[shlex.split(command)[0]],
+            provider=[shlex.split(GIVEN)[0]],
         )
     elif available():
         name, port = f"wiki-test-{os.getpid()}", free_port()
