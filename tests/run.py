@@ -24,9 +24,9 @@ STAGES = ("service", "chart", "cluster", "nix", "deploy", "kubernetes")
 LONG = "faults"
 KUBERNETES = cluster.available()
 # Lanes run in parallel, and the stages of a lane one after the other, quick checks first: much of
-# what they do is wait. The stage `kubernetes` takes as long as all others.
+# what they do is wait.
 LANES = (
-    (("service", "chart", "cluster", "nix", "deploy", LONG), ("kubernetes",))
+    (("service", "chart", "cluster", "nix", LONG), ("kubernetes", "deploy"))
     if KUBERNETES
     else (("service", "chart", "kubernetes", LONG), ("deploy", "cluster", "nix"))
 )
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> int:
                 wanted |= waited[stage]
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
-                run_stage(stage, {title: prepared[title] for title in waited[stage]}, chosen, tally)
+                run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)
         result.write_text(json.dumps(asdict(tally)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
@@ -204,13 +204,8 @@ def run_lane(chosen: list[str], stages: list[str], result: Path) -> None:
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
-def run_stage(
-    stage: str, prepared: dict[str, Future[object]], chosen: list[str], tally: Tally
-) -> None:
+def run_stage(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
     arguments = PYTEST.get(stage, [f"tests/{stage}"])
-    if stage == "service" and KUBERNETES and "kubernetes" in chosen:
-        # The other lane takes longer, and waits less for a core.
-        arguments = [*arguments, "--numprocesses=2"]
     with timed(f"Stage {stage}"):
         check(stage, tally)
         wait_for_preparations(prepared, tally)

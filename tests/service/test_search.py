@@ -268,7 +268,7 @@ def test_a_search_beyond_its_time_says_so(
 
     wait_until(lambda: search().status_code == 200, "the index")
     with postgres_database.connect() as connection:
-        connection.execute("LOCK TABLE posts")
+        connection.execute("BEGIN; LOCK TABLE posts")
         answer = search()
     problem(answer, 503)
     assert "rarer" in answer.text

@@ -17,8 +17,7 @@ from support.wait import wait_until
 
 VERSION = "v1.76.0"  # the module's number for Jaeger 2.13
 MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
-# What the tests use. The other components, above all the clients of databases, take most of the time
-# that it takes to compile.
+# What the tests use. The others take long to compile, above all the clients of databases.
 COMPONENTS = {
     *("jaegerquery", "jaegerstorage", "otlpreceiver", "storageexporter", "otelconftelemetry")
 }
