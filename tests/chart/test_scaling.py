@@ -53,7 +53,8 @@ def ready(release: Release) -> int:
 
 @pytest.fixture
 def second_node(cluster: Cluster, images: list[Path]) -> Iterator[str]:
-    """A node that stays, cordoned, after the test: the cluster cannot remove one."""
+    """A node that stays, cordoned, after the test: the cluster cannot remove one. Where nodes share
+    a disk, its kubelet deletes the logs of the others' pods."""
     if not cluster.provider:
         pytest.skip("this cluster cannot add a node")
     if cluster.run("kubectl", "get", "node", "second", check=False).returncode:

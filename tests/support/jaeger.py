@@ -19,7 +19,11 @@ VERSION = "v1.76.0"  # the module's number for Jaeger 2.13
 MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
 # What the tests use. The others take long to compile, above all the clients of databases.
 COMPONENTS = {
-    *("jaegerquery", "jaegerstorage", "otlpreceiver", "storageexporter", "otelconftelemetry")
+    "jaegerquery",
+    "jaegerstorage",
+    "otelconftelemetry",
+    "otlpreceiver",
+    "storageexporter",
 }
 STORAGE = Path(__file__).with_name("jaeger.go")
 # What is left of the storage of its first version, which only types name.
