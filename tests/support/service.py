@@ -39,6 +39,12 @@ def build(*, release: bool = False) -> Path:
     return Path(programs[-1])
 
 
+def lint() -> None:
+    """With the crates that the build has compiled: clippy's own are for it alone."""
+    command = "nix/stand-in/cargo-clippy clippy --workspace --locked -- -D warnings"
+    subprocess.run(command.split(), cwd=ROOT, check=True)
+
+
 def environment(**variables: str) -> dict[str, str]:
     """An environment without the developer's own variables that the service might read."""
     return {"PATH": os.environ["PATH"], **variables}
