@@ -48,7 +48,7 @@ CRDS = {"The definitions of Argo CD's and Flux's objects": crds.files}
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": programs("prometheus3", "promtool"),
+    "service": programs("prometheus3") | {"Jaeger": jaeger.install} | programs("promtool"),
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
@@ -59,7 +59,7 @@ PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
 
 # Built like them, but not waited for: the few tests that need it wait by themselves.
 AHEAD: dict[str, dict[str, Callable[[], object]]] = {
-    "service": {"Jaeger": jaeger.install, "The previous version": previous.build},
+    "service": {"The previous version": previous.build},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
 
@@ -158,14 +158,14 @@ def main(arguments: list[str]) -> int:
         # Behind the tests, but for the lane that takes longest. On Linux, only of this thread and
         # what it starts.
         nice = 0 if KUBERNETES and "kubernetes" in own else 5
-        with ThreadPoolExecutor(1, initializer=os.nice, initargs=(nice,)) as pool:
+        # Two at a time: what one fetches does not leave the cores idle.
+        with ThreadPoolExecutor(2, initializer=os.nice, initargs=(nice,)) as pool:
             waited = {stage: preparations(stage) for stage in own}
             wanted: dict[str, Callable[[], object]] = {}
             for stage in own:
-                wanted |= PREPARATIONS[stage] | AHEAD.get(stage, {})
-            # Last, since another lane makes what is left.
-            for stage in own:
                 wanted |= waited[stage]
+            for stage in own:
+                wanted |= AHEAD.get(stage, {})
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
                 run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)

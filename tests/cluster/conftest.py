@@ -53,7 +53,7 @@ class Machine:
         self.describe()
         (self.share / "chart.tgz").write_bytes(packed_chart())
         for name in DOUBLES:
-            (directory / "bin" / name).symlink_to(Path(__file__).parent / "double.py")
+            (directory / "bin" / name).symlink_to(Path(__file__).parent / "double")
         # Where the program itself is, it sees a different file system.
         try:
             os.link(helm.path("helm3"), directory / "real-helm")

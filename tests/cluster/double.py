@@ -10,24 +10,20 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
 
 MEMORY = Path("/var/lib/docker/double.json")  # outlives the container, as the real things do
 CALLS = Path("/var/lib/docker/calls")
 CGROUP = Path("/sys/fs/cgroup")
 NODE = Path("/run/node")  # its process, and how far it is
 BROKEN = os.environ.get("BROKEN")
-# The API's response behind port 8080, by what the chart tells it. Not with http.server: importing
-# it takes a third of a call, and a boot makes fifty.
+# The API's response behind port 8080, by what the chart tells it.
 API = (
     "HTTP/1.1 {}\r\nContent-Type: application/problem+json\r\n"
     "Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
@@ -52,6 +48,12 @@ PODS = {
         for name, state in {"api": RUNS, "grafana": CRASHES if BROKEN == "pods" else RUNS}.items()
     ]
 }
+
+
+def module(name: str) -> ModuleType:
+    """Imported by those that need it: to import them all takes half of a call, and a boot makes
+    fifty."""
+    return __import__(name)
 
 
 def recall() -> dict:
@@ -88,7 +90,7 @@ def note(call: str) -> None:
         calls.write(f"{call}\n")
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str) -> None:
     sys.exit(message)
 
 
@@ -98,10 +100,10 @@ def dockerd(*arguments: str) -> None:
     note(f"blocked signals: {blocked}")
     pools = [re.findall(r"base=(.*),size=24", each) for each in arguments]
     ((pool,),) = pools or [["172.17.0.0/16"]]
-    (first, *_) = ip_network(pool).subnets(new_prefix=24)
+    (first, *_) = module("ipaddress").ip_network(pool).subnets(new_prefix=24)
     note(f"docker0: {first}")
     remember(pool=pool)
-    server = socket.socket(socket.AF_UNIX)
+    server = module("socket").socket(module("socket").AF_UNIX)
     server.bind("/run/docker.sock")
     server.listen()
 
@@ -177,7 +179,7 @@ def execute(container: str, *command: str) -> None:
             ctr(*arguments)
         case ["sh", "-c", script, "sh", *arguments]:
             k3s = "k3s() { shift 4; " + f'"{Path(__file__).resolve()}" ctr "$@"; }}; '
-            subprocess.run(["sh", "-c", k3s + script, "sh", *arguments], check=True)
+            module("subprocess").run(["sh", "-c", k3s + script, "sh", *arguments], check=True)
         case _:
             fail(f"{container} does not know {command}")
 
@@ -243,7 +245,7 @@ def create(arguments: tuple[str, ...]) -> None:
         "is_whole": False,
     }
     with memory() as content:
-        _, second, *_ = ip_network(content["pool"]).subnets(new_prefix=24)
+        _, second, *_ = module("ipaddress").ip_network(content["pool"]).subnets(new_prefix=24)
         content["network"] = content["network"] or str(second)
         content["node"] = node
         content["token"] = token
@@ -283,7 +285,7 @@ def start() -> None:
     if handed_on.exists() and "+memory" not in handed_on.read_text().split():
         fail("runc create failed: the memory controller is not available")
     NODE.unlink(missing_ok=True)
-    process = subprocess.Popen(
+    process = module("subprocess").Popen(
         ["unshare", "--mount", sys.executable, Path(__file__).resolve(), "node"],
         start_new_session=True,
     )
@@ -317,7 +319,7 @@ def run_node() -> None:
     folders = dict(each.rsplit(":", 1)[::-1] for each in node["volumes"])
     kubelet = dict(each.split("=", 2)[1:] for each in node["arguments"] if "--kubelet-arg=" in each)
     if (CGROUP / "cgroup.controllers").exists():
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", CGROUP], check=True)
+        module("subprocess").run(["mount", "-t", "tmpfs", "tmpfs", CGROUP], check=True)
         (CGROUP / "cgroup.controllers").write_text("cpuset cpu memory pids")
         (CGROUP / "cgroup.subtree_control").touch()
         becomes("moving")
@@ -326,7 +328,7 @@ def run_node() -> None:
     becomes("containerd")
     import_archives(Path(folders["/var/lib/rancher/k3s/agent/images"]))
     run_kubelet(kubelet)
-    server = socket.create_server(("0.0.0.0", 8080))
+    server = module("socket").create_server(("0.0.0.0", 8080))
     becomes("up")
     while True:
         client, _ = server.accept()
@@ -393,7 +395,7 @@ def helm(*arguments: str) -> None:
     match arguments:
         case ["template", *_]:
             real = [os.environ["REAL_HELM"], *arguments]
-            sys.exit(subprocess.run(real, check=False).returncode)
+            sys.exit(module("subprocess").run(real, check=False).returncode)
         case ["status", *_]:
             release = recall()["release"] or fail("Error: release: not found")
             print(json.dumps({"info": {"status": "deployed", "description": release}}))
@@ -403,7 +405,9 @@ def helm(*arguments: str) -> None:
             ]
             chart = [*arguments[2:4], "--kube-version=1.35.5", *values]
             real = [os.environ["REAL_HELM"], "template", *chart]
-            rendered = subprocess.run(real, check=True, capture_output=True, text=True).stdout
+            rendered = (
+                module("subprocess").run(real, check=True, capture_output=True, text=True).stdout
+            )
             answer = next(ANSWERS[each] for each in ANSWERS if re.search(each, rendered))
             remember(release=arguments[arguments.index("--description") + 1], answer=answer)
 
@@ -416,7 +420,7 @@ def iptables(*_: str) -> None:
     pass
 
 
-if __name__ == "__main__":
+def main() -> None:
     name = Path(sys.argv[0]).name
     match sys.argv[1:]:
         case ["node"]:
@@ -427,3 +431,7 @@ if __name__ == "__main__":
     if name == BROKEN:
         fail(f"{name} is broken")
     globals()[name](*sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

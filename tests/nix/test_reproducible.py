@@ -60,7 +60,7 @@ def test_another_build_of_a_program_is_another_path(nix: Nix, image: str, progra
         cache = Path(directory) / CACHE.name
         folder, *below = program.relative_to(CACHE).parts
         (cache / "stand-in").mkdir(parents=True)
-        for entry in [*CACHE.glob("*-*"), *CACHE.glob("stand-in/vendor-*")]:
+        for entry in [*CACHE.glob("*-*"), *CACHE.glob("stand-in/fetched-*")]:
             if entry.name not in (folder, "stand-in"):
                 (cache / entry.relative_to(CACHE)).symlink_to(entry)
         # Linked, not copied, so that their timestamps are the same.

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ MODULES = {
     "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
 # Of one module, so that Kubernetes' client and whatever else they share is compiled only once.
-TOGETHER = ("helm3", "helm4", "prometheus3", "promtool")
+TOGETHER = ("helm3", "helm4", "kube-score", "prometheus3", "promtool")
 # Only the Prometheus service discovery that the chart uses: those of the clouds take minutes to
 # compile.
 TAGS = "remove_all_sd,enable_kubernetes_sd"
@@ -47,9 +48,13 @@ PROMETHEUS = (
     f"-gcflags=github.com/aws/...={UNOPTIMISED}",
     f"-gcflags=go.opentelemetry.io/collector/...={UNOPTIMISED}",
 )
-FLAGS = {"helm3": PLAIN, "helm4": PLAIN, "prometheus3": PROMETHEUS, "promtool": PROMETHEUS}
-# Metrics of which Helm 4 has none: because of this file, it takes three times as long to compile.
-UNUSED = ("sigs.k8s.io/controller-runtime", "pkg/metrics/leaderelection.go")
+FLAGS = {
+    "helm3": PLAIN,
+    "helm4": PLAIN,
+    "kube-score": PLAIN,
+    "prometheus3": PROMETHEUS,
+    "promtool": PROMETHEUS,
+}
 # Without cgo, whether there is a C compiler or not: all share what is compiled once.
 ENVIRONMENT = os.environ | {"CGO_ENABLED": "0"}
 # What a Helm built without its Makefile does not know.
@@ -86,15 +91,18 @@ def build(name: str, program: Path) -> None:
         folder = Path(directory)
         if name in TOGETHER:
             start_module(folder, *TOGETHER)
-            if name == "helm4":
-                drop_unused(folder)
-            run_go("build", "-mod=mod", "-o", folder, *flags, package, cwd=folder)
+            if name in CHANGES:
+                module, change = CHANGES[name]
+                writable_copy(download(module, folder), folder / "changed")
+                change(folder / "changed")
+                run_go("mod", "edit", f"-replace={module}=./changed", cwd=folder)
+            compile_with_go("build", "-mod=mod", "-o", folder, *flags, package, cwd=folder)
         elif name == "registry":
             shutil.copy(Path(__file__).with_name("registry.go"), folder)
             start_module(folder, name)
-            run_go("build", "-mod=mod", "-o", folder, *flags, ".", cwd=folder)
+            compile_with_go("build", "-mod=mod", "-o", folder, *flags, ".", cwd=folder)
         else:
-            run_go("install", *flags, f"{package}@{version}", GOBIN=directory)
+            compile_with_go("install", *flags, f"{package}@{version}", GOBIN=directory)
         (folder / program.name).rename(program)
 
 
@@ -107,11 +115,31 @@ def start_module(folder: Path, *names: str) -> None:
     (folder / "go.mod").write_text("\n".join(dict.fromkeys(lines)))
 
 
-def drop_unused(folder: Path) -> None:
-    module, file = UNUSED
-    writable_copy(download(module, folder), folder / "changed")
-    (folder / "changed" / file).unlink()
-    run_go("mod", "edit", f"-replace={module}=./changed", cwd=folder)
+def without_metrics(controller_runtime: Path) -> None:
+    """Of which Helm 4 has none: because of this file, it takes three times as long to compile."""
+    (controller_runtime / "pkg/metrics/leaderelection.go").unlink()
+
+
+def with_removed(kube_score: Path) -> None:
+    """With Helm's version of Kubernetes' API, and what kube-score knows and that does not."""
+    api = download("k8s.io/api@v0.32.3")
+    for package in ("autoscaling/v2beta1", "autoscaling/v2beta2"):
+        writable_copy(api / package, kube_score / package)
+        (kube_score / package / "generated.pb.go").unlink()
+    for file in kube_score.rglob("*.go"):
+        text = file.read_text()
+        here = re.sub(r'"k8s.io/api/(autoscaling/v2beta)', r'"github.com/zegl/kube-score/\1', text)
+        if here != text:
+            file.write_text(here)
+    lookup = "func (l MapLabels) Lookup(k string) (string, bool) { v, is := l[k]; return v, is }"
+    (kube_score / "score/internal/lookup.go").write_text(f"package internal\n{lookup}\n")
+
+
+# Changes of a module before a program is built.
+CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "helm4": ("sigs.k8s.io/controller-runtime", without_metrics),
+    "kube-score": ("github.com/zegl/kube-score", with_removed),
+}
 
 
 def download(module: str, folder: Path | None = None) -> Path:
@@ -125,6 +153,13 @@ def writable_copy(module: Path, folder: Path) -> None:
     """Of a folder in the module cache, which is read-only."""
     shutil.copytree(module, folder, copy_function=shutil.copyfile)
     subprocess.run(("chmod", "-R", "u+w", folder), check=True)
+
+
+def compile_with_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:
+    # Side by side, each would compile the standard library; this is most of what they need of it.
+    with turn("net-http"):
+        run_go("build", "-gcflags=all=-dwarf=false", "net/http")
+    run_go(*arguments, cwd=cwd, **environment)
 
 
 def run_go(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> None:

@@ -69,7 +69,7 @@ def build(folder: Path) -> None:
         without(components, set(found) - COMPONENTS)
         replace(command / "internal/extension/jaegerstorage", STORAGE.read_text())
         replace(source / "internal/storage/v1/factory", FIRST_STORAGE)
-        helm.run_go(
+        helm.compile_with_go(
             *("build", "-v", "-mod=mod", *helm.QUICK, "-o", folder / "jaeger", "./cmd/jaeger"),
             cwd=source,
         )

@@ -105,7 +105,7 @@ def prepare() -> None:
 def build_artefacts() -> None:
     """Builds what most tests start from, for as long as it takes. If it fails, they say so."""
     with turn("artefacts"), contextlib.suppress(UnavailableError, AssertionError):
-        find().build(*ARTEFACTS)
+        prepared().build(*ARTEFACTS)
 
 
 def gives_the_service() -> bool:
@@ -117,7 +117,7 @@ def service() -> None:
     """Builds that program; if there is no Nix, cargo does, and it is not the image's any more."""
     try:
         link = ("--out-link", str(SERVICE.parents[1]))
-        find().output("build", ".#wiki-service", "--print-build-logs", *link)
+        prepared().output("build", ".#wiki-service", "--print-build-logs", *link)
     except UnavailableError:
         del os.environ["WIKI_SERVICE"]
         by_cargo.build()
@@ -125,15 +125,19 @@ def service() -> None:
 
 def lint() -> None:
     try:
-        find().build(f"checks.{SYSTEM}.clippy")
+        prepared().build(f"checks.{SYSTEM}.clippy")
     except UnavailableError:
         by_cargo.lint()
 
 
 def crates() -> Path:
     """The target folder with the crates that are compiled for that program."""
+    return prepared().build("wiki-service.cargoDeps")[0]
+
+
+def prepared() -> Nix:
     prepare()
-    return find().build("wiki-service.cargoDeps")[0]
+    return find()
 
 
 def find() -> Nix:
