@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:
     lanes = [own for lane in LANES if (own := [stage for stage in lane if stage in chosen])]
     tally = Tally()
     has_images = any(PREPARATIONS[stage].items() >= ARTEFACTS.items() for stage in chosen)
-    if has_images and LONG not in chosen:
+    if "service" in chosen and has_images and LONG not in chosen:
         os.environ.setdefault("WIKI_SERVICE", str(nix.SERVICE))
     if lane := os.environ.get("WIKI_TEST_LANE"):
         result = Path(lane)
@@ -162,10 +162,9 @@ def main(arguments: list[str]) -> int:
         with ThreadPoolExecutor(2, initializer=os.nice, initargs=(nice,)) as pool:
             waited = {stage: preparations(stage) for stage in own}
             wanted: dict[str, Callable[[], object]] = {}
-            for stage in own:
-                wanted |= waited[stage]
-            for stage in own:
-                wanted |= AHEAD.get(stage, {})
+            for stages in (PREPARATIONS, waited, AHEAD):
+                for stage in own:
+                    wanted |= stages.get(stage, {})
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
                 run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)

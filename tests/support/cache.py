@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,15 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiki
 
 
 @contextmanager
-def turn(name: str) -> Iterator[None]:
-    """Waits while another process makes the same thing: stages run in parallel."""
+def turn(name: str, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
+    """Waits while another process makes the same thing: stages run in parallel. What can be done
+    meanwhile is done only if there is something to wait for."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if meanwhile:
+                meanwhile()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,22 @@ def path(name: str) -> Path:
 def install(name: str) -> Path:
     """Builds the program unless it exists; takes a minute or more."""
     program = path(name)
-    # Those of one module in turn: side by side, each would compile what they share.
-    with turn("together" if name in TOGETHER else name):
-        if not program.exists():
-            build(name, program)
+    if not program.exists():
+        # Those of one module in turn: side by side, each would compile what they share.
+        together = name in TOGETHER
+        meanwhile = partial(fetch, name) if together else None
+        with turn("together" if together else name, meanwhile):
+            if not program.exists():
+                build(name, program)
     return program
+
+
+def fetch(name: str) -> None:
+    """What it is compiled from, as far as it is not there."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_module(Path(folder), *TOGETHER)
+        everything = ("-deps", '-f={{""}}', f"-tags={TAGS}", MODULES[name][0])
+        run_go("list", "-mod=mod", *everything, cwd=Path(folder))
 
 
 def build(name: str, program: Path) -> None:

@@ -95,7 +95,7 @@ class Nix:
 def prepare() -> None:
     """Installs Nix and what the stand-in is made from. If that is impossible, the tests say so."""
     if not REAL:
-        for name in ("helm3", "prometheus3", "regctl", "yq"):
+        for name in ("regctl", "yq", "helm3", "prometheus3"):
             helm.install(name)
         with turn("stand-in"):
             command = [ROOT / "nix/stand-in/nix", "eval", "--expr", "1"]
