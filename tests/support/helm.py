@@ -16,7 +16,8 @@ import yaml
 
 from support.cache import CACHE, turn
 
-CHART = Path(__file__).parents[2] / "chart"
+SUPPORT = Path(__file__).parent
+CHART = SUPPORT.parents[1] / "chart"
 
 # Each version has its own folder: an update does not replace what older checkouts use.
 MODULES = {
@@ -45,9 +46,13 @@ QUICK = ("-ldflags=-s -w", f"-gcflags=all={UNOPTIMISED}", "-gcflags=std=-dwarf=f
 PROMETHEUS = (
     *PLAIN,
     f"-gcflags=github.com/prometheus/prometheus/...={UNOPTIMISED}",
-    f"-gcflags=github.com/pb33f/...={UNOPTIMISED}",
-    f"-gcflags=github.com/aws/...={UNOPTIMISED}",
     f"-gcflags=go.opentelemetry.io/collector/...={UNOPTIMISED}",
+)
+# What signs Prometheus' requests for them: a package, its configuration, and its function.
+CLOUDS = (
+    ("sigv4", "SigV4Config", "NewSigV4RoundTripper"),
+    ("storage/remote/azuread", "AzureADConfig", "NewAzureADRoundTripper"),
+    ("storage/remote/googleiam", "Config", "NewRoundTripper"),
 )
 FLAGS = {
     "helm3": PLAIN,
@@ -90,7 +95,7 @@ def install(name: str) -> Path:
 def fetch(name: str) -> None:
     """What it is compiled from, as far as it is not there."""
     with tempfile.TemporaryDirectory() as folder:
-        start_module(Path(folder), *TOGETHER)
+        start_together(Path(folder), name)
         everything = ("-deps", '-f={{""}}', f"-tags={TAGS}", MODULES[name][0])
         run_go("list", "-mod=mod", *everything, cwd=Path(folder))
 
@@ -99,23 +104,30 @@ def build(name: str, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     package, version = MODULES[name]
     flags = ("-v", *FLAGS.get(name, QUICK), f"-tags={TAGS}")
-    with tempfile.TemporaryDirectory(dir=program.parent) as directory:
-        folder = Path(directory)
-        if name in TOGETHER:
-            start_module(folder, *TOGETHER)
-            if name in CHANGES:
-                module, change = CHANGES[name]
-                writable_copy(download(module, folder), folder / "changed")
-                change(folder / "changed")
-                run_go("mod", "edit", f"-replace={module}=./changed", cwd=folder)
-            compile_with_go("build", "-mod=mod", "-o", folder, *flags, package, cwd=folder)
-        elif name == "registry":
-            shutil.copy(Path(__file__).with_name("registry.go"), folder)
-            start_module(folder, name)
-            compile_with_go("build", "-mod=mod", "-o", folder, *flags, ".", cwd=folder)
-        else:
-            compile_with_go("install", *flags, f"{package}@{version}", GOBIN=directory)
-        (folder / program.name).rename(program)
+    # What is compiled in another folder is compiled once more.
+    folder = CACHE / ("together" if name in TOGETHER else name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if name in TOGETHER:
+        start_together(folder, name)
+        compile_with_go("build", "-mod=mod", "-o", folder, *flags, package, cwd=folder)
+    elif name == "registry":
+        shutil.copy(SUPPORT / "registry.go", folder)
+        start_module(folder, name)
+        compile_with_go("build", "-mod=mod", "-o", folder, *flags, ".", cwd=folder)
+    else:
+        compile_with_go("install", *flags, f"{package}@{version}", GOBIN=str(folder))
+    (folder / program.name).rename(program)
+    shutil.rmtree(folder)
+
+
+def start_together(folder: Path, name: str) -> None:
+    start_module(folder, *TOGETHER)
+    if name in CHANGES:
+        module, change = CHANGES[name]
+        writable_copy(download(module, folder), folder / "changed")
+        change(folder / "changed")
+        run_go("mod", "edit", f"-replace={module}=./changed", cwd=folder)
 
 
 def start_module(folder: Path, *names: str) -> None:
@@ -138,19 +150,40 @@ def with_removed(kube_score: Path) -> None:
     for package in ("autoscaling/v2beta1", "autoscaling/v2beta2"):
         writable_copy(api / package, kube_score / package)
         (kube_score / package / "generated.pb.go").unlink()
-    for file in kube_score.rglob("*.go"):
-        text = file.read_text()
-        here = re.sub(r'"k8s.io/api/(autoscaling/v2beta)', r'"github.com/zegl/kube-score/\1', text)
-        if here != text:
-            file.write_text(here)
+        replace(kube_score, f'"k8s.io/api/{package}"', f'"github.com/zegl/kube-score/{package}"')
     lookup = "func (l MapLabels) Lookup(k string) (string, bool) { v, is := l[k]; return v, is }"
     (kube_score / "score/internal/lookup.go").write_text(f"package internal\n{lookup}\n")
+
+
+def without_clouds(prometheus: Path) -> None:
+    """Nor with the description of its own API: both take long to compile."""
+    replace(prometheus, '"github.com/prometheus/sigv4"', '"github.com/prometheus/prometheus/sigv4"')
+    for package, config, function in CLOUDS:
+        folder = prometheus / package
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        text = (SUPPORT / "cloud.go").read_text()
+        for name, value in {"cloud": folder.name, "Config": config, "New": function}.items():
+            text = re.sub(rf"\b{name}\b", value, text)
+        (folder / "cloud.go").write_text(text)
+    for file in prometheus.glob("web/api/v1/openapi*.go"):
+        file.unlink()
+    shutil.copy(SUPPORT / "openapi.go", prometheus / "web/api/v1")
+
+
+def replace(module: Path, old: str, new: str) -> None:
+    for file in module.rglob("*.go"):
+        text = file.read_text()
+        if old in text:
+            file.write_text(text.replace(old, new))
 
 
 # Changes of a module before a program is built.
 CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "helm4": ("sigs.k8s.io/controller-runtime", without_metrics),
     "kube-score": ("github.com/zegl/kube-score", with_removed),
+    "prometheus3": ("github.com/prometheus/prometheus", without_clouds),
+    "promtool": ("github.com/prometheus/prometheus", without_clouds),
 }
 
 
