@@ -43,12 +43,14 @@ ARTEFACTS = {"The flake's images and chart": nix.build_artefacts}
 # limits: they begin when the images are there, which take all cores.
 OF_THE_IMAGE = NIX | {"clippy": nix.lint, "The image's program": nix.service} | ARTEFACTS
 BY_CARGO = {"clippy": service.lint, "cargo build": service.build}
+# Before all else, where they need nothing else.
+LINTS = {} if nix.gives_the_service() else {"clippy": service.lint}
 CRDS = {"The definitions of Argo CD's and Flux's objects": crds.files}
 
 # What a stage's tests need. It is built in this order from the start of the lane, in parallel with
 # the stages.
 PREPARATIONS: dict[str, dict[str, Callable[[], object]]] = {
-    "service": programs("prometheus3") | {"Jaeger": jaeger.install} | programs("promtool"),
+    "service": LINTS | programs("prometheus3") | {"Jaeger": jaeger.install} | programs("promtool"),
     LONG: {"cargo build --release": lambda: service.build(release=True)},
     "chart": programs("helm3", "helm4", "kube-score", "promtool"),
     "cluster": programs("helm3") | NIX,
