@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -64,6 +64,11 @@ AHEAD: dict[str, dict[str, Callable[[], object]]] = {
     "service": {"The previous version": previous.build},
     "kubernetes": programs("helm4", "registry") | CRDS if KUBERNETES else {},
 }
+
+# What a stage starts when all of that is there, and not by its first test, which has a time limit.
+STARTS: dict[str, dict[str, Callable[[], object]]] = (
+    {"kubernetes": {"Kubernetes": cluster.start}} if cluster.GIVEN else {}
+)
 
 # Commands that a stage runs before anything else; each counts as one check.
 CHECKS: dict[str, list[str]] = {
@@ -169,7 +174,8 @@ def main(arguments: list[str]) -> int:
                     wanted |= stages.get(stage, {})
             prepared = {title: pool.submit(install) for title, install in wanted.items()}
             for stage in own:
-                run_stage(stage, {title: prepared[title] for title in waited[stage]}, tally)
+                results = {title: prepared[title].result for title in waited[stage]}
+                run_stage(stage, results | STARTS.get(stage, {}), tally)
         result.write_text(json.dumps(asdict(tally)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
@@ -210,24 +216,20 @@ def run_lane(chosen: list[str], stages: list[str], result: Path) -> None:
         result.write_text(json.dumps(asdict(Tally(failed=[failure]))))
 
 
-def run_stage(stage: str, prepared: dict[str, Future[object]], tally: Tally) -> None:
+def run_stage(stage: str, first: dict[str, Callable[[], object]], tally: Tally) -> None:
     arguments = PYTEST.get(stage, [f"tests/{stage}"])
     with timed(f"Stage {stage}"):
         check(stage, tally)
-        wait_for_preparations(prepared, tally)
+        for title, preparation in first.items():
+            with timed(title):
+                try:
+                    preparation()
+                except (subprocess.CalledProcessError, AssertionError) as error:
+                    print(error)
+                    tally.failed.append(title)
         run_pytest(arguments, stage, tally)
         if stage in THEN:
             run_pytest(THEN[stage], stage, tally)
-
-
-def wait_for_preparations(prepared: dict[str, Future[object]], tally: Tally) -> None:
-    for title, preparation in prepared.items():
-        with timed(title):
-            try:
-                preparation.result()
-            except (subprocess.CalledProcessError, AssertionError) as error:
-                print(error)
-                tally.failed.append(title)
 
 
 def check(stage: str, tally: Tally) -> None:
@@ -274,8 +276,9 @@ def run_pytest(arguments: list[str], stage: str, tally: Tally) -> None:
 def count(case: ElementTree.Element, stage: str, tally: Tally) -> None:
     name = f"{case.get('classname')}.{case.get('name')}"
     skip = case.find("skipped")
-    if case.find("failure") is not None or case.find("error") is not None:
-        tally.failed.append(name)
+    if failures := [*case.iter("failure"), *case.iter("error")]:
+        reason, *_ = failures[0].get("message", "").splitlines() or ["no reason given"]
+        tally.failed.append(f"{name}: {reason}")
     elif skip is not None:
         tally.skipped.setdefault(f"{stage}: {skip.get('message', '')}", []).append(name)
     else:

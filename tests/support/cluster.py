@@ -84,19 +84,25 @@ def available() -> bool:
     return bool(GIVEN) or bool(shutil.which("k3d") and _docker_runs())
 
 
+def start() -> str:
+    """Starts the one that is given, if it does not run; its `export` lines."""
+    assert GIVEN
+    # `ip netns` mounts /run/netns over itself when it is first used. With pods running already,
+    # as when a node is added, theirs would be hidden below and could not be removed any more.
+    with turn("kubernetes-start"):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(["ip", "netns", "add", "wiki-test"], check=True)
+            subprocess.run(["ip", "netns", "delete", "wiki-test"], check=True)
+        return subprocess.run(
+            ["sh", "-c", GIVEN], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
+
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster | None]:
     """The one that is given, which workers share, or from k3d with Docker."""
     if GIVEN:
-        # `ip netns` mounts /run/netns over itself when it is first used. With pods running already,
-        # as when a node is added, theirs would be hidden below and could not be removed any more.
-        with turn("kubernetes-start"):
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
-                subprocess.run(["ip", "netns", "add", "wiki-test"], check=True)
-                subprocess.run(["ip", "netns", "delete", "wiki-test"], check=True)
-            lines = subprocess.run(
-                ["sh", "-c", GIVEN], stdout=subprocess.PIPE, text=True, check=True
-            ).stdout
+        lines = start()
         given = dict(re.findall(r"export (\w+)=(.*)", lines))
         yield Cluster(
             shlex.split(given["KUBECONFIG"])[0],
