@@ -33,7 +33,7 @@ pub fn reason(error: &DbErr) -> String {
         Some(sqlx::Error::Database(error)) => answer(error.as_ref()),
         Some(error) => error.to_string(),
         None => match error {
-            DbErr::Custom(reason) => reason.clone(),
+            DbErr::Custom(reason) | DbErr::Query(RuntimeErr::Internal(reason)) => reason.clone(),
             DbErr::ConnectionAcquire(_) => {
                 "no connection in time: the server does not answer, or all are in use".into()
             }
@@ -119,7 +119,7 @@ pub fn is_missing_index(error: &DbErr) -> bool {
 pub fn is_timeout(error: &DbErr) -> bool {
     match cause(error) {
         Some(sqlx::Error::Io(error)) => error.kind() == io::ErrorKind::TimedOut,
-        _ => matches!(error, DbErr::ConnectionAcquire(_)),
+        _ => matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Query(RuntimeErr::Internal(_))),
     }
 }
 
@@ -167,6 +167,6 @@ pub fn is_permanent(error: &DbErr) -> bool {
         }
         Some(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => true,
         Some(_) => false,
-        None => !matches!(error, DbErr::ConnectionAcquire(_)),
+        None => !is_unavailable(error),
     }
 }

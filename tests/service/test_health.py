@@ -64,6 +64,24 @@ def test_it_waits_for_the_database_for_a_bounded_time(
     proxy.close()
 
 
+def test_a_start_outlives_a_silence_in_its_middle(
+    postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    """A statement has been sent, whose answer never comes."""
+    assert start_service(postgres_database).terminate() == 0
+    proxy = TcpProxy(postgres_database.server.port)
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with postgres_database.connect() as other, other.transaction():
+        other.execute("LOCK TABLE seaql_migrations")
+        service = start_service(until="nothing", **postgres_database.environment_at(proxy.port))
+        wait_until(lambda: postgres_database.execute(waits), "a statement of the start")
+        proxy.silence()
+    wait_until(lambda: "no answer within 1s" in service.text, "the end of its time")
+    proxy.restore()
+    service.wait_until_ready()
+    proxy.close()
+
+
 def test_it_waits_for_another_replicas_migration_for_a_bounded_time(
     postgres_database: PostgresDatabase, start_service: StartService
 ) -> None:

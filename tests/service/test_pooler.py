@@ -88,6 +88,23 @@ def test_a_failed_start_ends_with_what_the_pooler_says(
     assert '"nowhere" does not exist' in service.text.splitlines()[-1]
 
 
+def test_a_start_waits_for_a_session_of_the_pooler(
+    pooler: Pooler, postgres_database: PostgresDatabase, start_service: StartService
+) -> None:
+    """A pooler lets clients in whose statements then have to wait."""
+    settings = postgres_database.environment_at(pooler.port)
+    with ExitStack() as stack:
+        for _ in range(pooler.sessions):
+            client = stack.enter_context(connect(pooler, postgres_database))
+            stack.enter_context(client.transaction())
+        ended = start_service(until="nothing", STARTUP_TIMEOUT_SECONDS=3, **settings)
+        service = start_service(until="nothing", **settings)
+        assert ended.wait_for_end() == 1
+        assert "gave up after 3s: no answer" in ended.text.splitlines()[-1]
+        assert service.process.poll() is None
+    service.wait_until_ready()
+
+
 def use(service: Service, number: int) -> None:
     """What a client does, and whether each response belongs to its own request."""
     with httpx.Client(base_url=service.url, timeout=30, verify=NO_CAS) as client:

@@ -43,6 +43,7 @@ class Pooler:
     def __init__(self, program: list[str | Path], server: Postgres, **settings: str | int):
         self.port = free_port()
         self.mode = settings["pool_mode"]
+        self.sessions = settings["default_pool_size"]
         self._home = Path(tempfile.mkdtemp(prefix="wiki-test-pgbouncer-"))
         account = _unprivileged()
         if account:
