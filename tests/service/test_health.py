@@ -73,10 +73,11 @@ def test_a_start_outlives_a_silence_in_its_middle(
     waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with postgres_database.connect() as other, other.transaction():
         other.execute("LOCK TABLE seaql_migrations")
-        service = start_service(until="nothing", **postgres_database.environment_at(proxy.port))
+        settings = postgres_database.environment_at(proxy.port)
+        service = start_service(until="nothing", DATABASE_STATEMENT_TIMEOUT_SECONDS=3, **settings)
         wait_until(lambda: postgres_database.execute(waits), "a statement of the start")
         proxy.silence()
-    wait_until(lambda: "no answer within 1s" in service.text, "the end of its time")
+    wait_until(lambda: "no answer within 3.1s" in service.text, "the end of its time")
     proxy.restore()
     service.wait_until_ready()
     proxy.close()
